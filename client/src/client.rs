@@ -1,0 +1,253 @@
+//! Owns the client: its options and its calls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream;
+use tierd_proto::v1;
+use tierd_proto::v1::archive_client::ArchiveClient as GrpcClient;
+use tonic::transport::Channel;
+
+use crate::connect::Connection;
+use crate::convert;
+use crate::counters::{CounterValues, Counters};
+use crate::describe::{Described, Explanation, ListArgs};
+use crate::error::ArchiveError;
+use crate::list::ArchiveList;
+use crate::read;
+use crate::retry::{Deadline, Retries};
+use crate::stream::{self as fetch_stream, FetchStream};
+use crate::types::{FetchArgs, Outcome, TopicPartition};
+
+/// How a client behaves. The defaults suit a sidecar on the same machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientOptions {
+    /// Longest time for a call, retries included, where the call names none:
+    /// 10 s, room for a cold read from a slow store. A broker that answers its
+    /// consumer sooner gives its own.
+    pub deadline: Duration,
+    /// Longest time to connect: 1 s.
+    pub connect_timeout: Duration,
+    /// Attempts in a row that may fail before a call gives up, the first one not
+    /// counted: 3. An attempt that brought batches begins the count anew.
+    pub retries: u32,
+    /// Pause before the first retry, doubled for each that follows: 50 ms.
+    pub backoff: Duration,
+    /// Longest pause: 1 s. A longer one asked for by the daemon is kept.
+    pub backoff_max: Duration,
+    /// Most bytes of one answer held in memory, whatever `max_bytes` says:
+    /// 64 MiB, above the 50 MiB of Kafka's `fetch.max.bytes`.
+    pub answer_bytes_max: u64,
+    /// Largest single batch taken, in bytes: 128 MiB.
+    pub batch_bytes_max: usize,
+    /// Largest message taken, in bytes: 4 MiB. The daemon sends frames of 1 MiB.
+    pub message_bytes_max: usize,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(1),
+            retries: 3,
+            backoff: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(1),
+            answer_bytes_max: 64 << 20,
+            batch_bytes_max: 128 << 20,
+            message_bytes_max: 4 << 20,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) connection: Connection,
+    pub(crate) options: ClientOptions,
+    pub(crate) counters: Counters,
+}
+
+impl Inner {
+    pub(crate) fn grpc(&self) -> GrpcClient<Channel> {
+        GrpcClient::new(self.connection.channel())
+            .max_decoding_message_size(self.options.message_bytes_max)
+    }
+
+    pub(crate) fn call_error(&self, status: &tonic::Status) -> ArchiveError {
+        convert::call_error(status, self.connection.name())
+    }
+}
+
+/// Reads the archive of one tierd. Cheap to clone; clones share the connection
+/// and the counters.
+#[derive(Clone, Debug)]
+pub struct ArchiveClient {
+    inner: Arc<Inner>,
+}
+
+impl ArchiveClient {
+    /// A client for the daemon at `endpoint`: `http://HOST:PORT`, `HOST:PORT` or
+    /// `unix:/PATH`. It connects with its first call, within the Tokio runtime
+    /// of that call, so it can be made before the runtime and before the daemon.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Invalid`] when the endpoint is none of these.
+    pub fn connect_lazy(endpoint: &str) -> Result<Self, ArchiveError> {
+        Self::with_options(endpoint, ClientOptions::default())
+    }
+
+    /// [`Self::connect_lazy`] with other options.
+    ///
+    /// # Errors
+    /// As [`Self::connect_lazy`].
+    pub fn with_options(endpoint: &str, options: ClientOptions) -> Result<Self, ArchiveError> {
+        let connection = Connection::new(endpoint, &options)?;
+        Ok(Self { inner: Arc::new(Inner { connection, options, counters: Counters::default() }) })
+    }
+
+    /// Reads whole batches into memory: what a broker does for one consumer's
+    /// Fetch.
+    ///
+    /// Batches that came are never dropped: where the archive cannot go on
+    /// behind them, the outcome ends with [`End::Failed`](crate::End::Failed).
+    ///
+    /// # Errors
+    /// When there are no batches and that is not for a bound or a limit; see
+    /// [`ArchiveError`].
+    pub async fn fetch(&self, args: FetchArgs) -> Result<Outcome, ArchiveError> {
+        let Inner { options, counters, .. } = &*self.inner;
+        counters.fallback();
+        let deadline = Deadline::after(args.deadline.unwrap_or(options.deadline));
+        let cap = options.answer_bytes_max;
+        let args =
+            FetchArgs { max_bytes: Some(args.max_bytes.map_or(cap, |n| n.min(cap))), ..args };
+        let mut failures = 0;
+        let mut retries = Retries::new(options, counters, &mut failures);
+        let result = read::collect(&self.inner, &args, &mut retries, deadline).await;
+        counters.ended(&result);
+        result
+    }
+
+    /// Reads batches as they come, in flat memory, for as long as the archive
+    /// has them. A broken connection is resumed behind the last whole batch.
+    ///
+    /// Nothing is asked for before the stream is first polled.
+    #[must_use]
+    pub fn fetch_stream(&self, args: FetchArgs) -> FetchStream {
+        fetch_stream::open(Arc::clone(&self.inner), args)
+    }
+
+    /// What is archived of each of `partitions`; of every partition when empty.
+    ///
+    /// # Errors
+    /// When the call fails as a whole.
+    pub async fn describe(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<Vec<Described>, ArchiveError> {
+        let partitions = partitions.iter().map(convert::topic_partition).collect();
+        let request = v1::DescribeArchiveRequest { partitions };
+        let described = self
+            .call(None, |mut grpc| {
+                let request = request.clone();
+                async move { grpc.describe_archive(request).await }
+            })
+            .await?;
+        Ok(described.partitions.into_iter().map(convert::described).collect())
+    }
+
+    /// Lists archives, by topic, partition and first offset.
+    ///
+    /// # Errors
+    /// [`ArchiveError::UnknownTopicOrPartition`], or when the call fails.
+    pub async fn list(&self, args: ListArgs) -> Result<ArchiveList, ArchiveError> {
+        let request = v1::ListArchivesRequest {
+            topic: args.topic.clone().unwrap_or_default(),
+            partition: args.partition,
+            incarnation: args.incarnation,
+        };
+        // The first message too: an error of the whole list comes instead of it.
+        let (first, messages) = self
+            .call(Some(&args), |mut grpc| {
+                let request = request.clone();
+                async move {
+                    let mut messages = grpc.list_archives(request).await?.into_inner();
+                    let first = messages.message().await?;
+                    Ok(tonic::Response::new((first, messages)))
+                }
+            })
+            .await?;
+        let state = Some((Arc::clone(&self.inner), Some(first), messages));
+        Ok(ArchiveList::new(stream::unfold(state, |state| async {
+            let (inner, read_already, mut messages) = state?;
+            let message = match read_already {
+                Some(first) => Ok(first),
+                None => {
+                    match Deadline::after(inner.options.deadline).limit(messages.message()).await {
+                        Ok(message) => message.map_err(|status| inner.call_error(&status)),
+                        Err(error) => Err(error),
+                    }
+                }
+            };
+            let item = message.transpose()?.and_then(convert::archive_info);
+            let state = item.is_ok().then_some((inner, None, messages));
+            Some((item, state))
+        })))
+    }
+
+    /// What a fetch would do now: archives, requests to the object store, bytes.
+    ///
+    /// # Errors
+    /// When the call fails as a whole.
+    pub async fn explain(&self, args: &FetchArgs) -> Result<Explanation, ArchiveError> {
+        let fetch = Some(convert::request(args));
+        let request = v1::ExplainFetchRequest { fetch };
+        let explained = self
+            .call(None, |mut grpc| {
+                let request = request.clone();
+                async move { grpc.explain_fetch(request).await }
+            })
+            .await?;
+        match explained.partitions.into_iter().next() {
+            Some(partition) => convert::explanation(partition, args.fetch_offset),
+            None => Err(ArchiveError::protocol("an explanation of nothing")),
+        }
+    }
+
+    /// The counters, of all clones.
+    #[must_use]
+    pub fn counters(&self) -> CounterValues {
+        self.inner.counters.values()
+    }
+
+    /// One call that changes nothing and may be repeated. What `asked` names is
+    /// unknown where the daemon finds nothing.
+    async fn call<T, F>(
+        &self,
+        asked: Option<&ListArgs>,
+        work: impl Fn(GrpcClient<Channel>) -> F,
+    ) -> Result<T, ArchiveError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let Inner { options, counters, .. } = &*self.inner;
+        let deadline = Deadline::after(options.deadline);
+        let mut failures = 0;
+        let mut retries = Retries::new(options, counters, &mut failures);
+        loop {
+            let status = match deadline.limit(work(self.inner.grpc())).await? {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) => status,
+            };
+            let error = match asked {
+                Some(args) if status.code() == tonic::Code::NotFound => {
+                    ArchiveError::UnknownTopicOrPartition {
+                        topic: args.topic.clone().unwrap_or_default(),
+                        partition: args.partition,
+                    }
+                }
+                _ => self.inner.call_error(&status),
+            };
+            retries.pause(error, deadline).await?;
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Owns what can go wrong with a read of the archive, told by what the broker
+//! should do about it.
+//!
+//! None of these is "no data". A broker that answers a consumer with an empty
+//! set where an error stands makes the consumer wait for ever, or, where it
+//! moves on to its local log, skip what the archive holds.
+
+use std::time::Duration;
+
+use crate::types::Gap;
+
+/// Kafka's error numbers, of the protocol guide.
+const UNKNOWN_SERVER_ERROR: i16 = -1;
+const OFFSET_OUT_OF_RANGE: i16 = 1;
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+const KAFKA_STORAGE_ERROR: i16 = 56;
+const OFFSET_NOT_AVAILABLE: i16 = 78;
+
+/// Why the archive gave no batches.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// The offset was deleted by retention, or lies before the log began. The
+    /// broker answers out of range, so that the consumer resets.
+    #[error("offset {offset} lies below the archive's log start {log_start}")]
+    BelowLogStart {
+        /// The offset asked for.
+        offset: i64,
+        /// Lowest offset that can be asked for.
+        log_start: i64,
+        /// End (exclusive) of what the archive answers.
+        archived_through: i64,
+    },
+    /// The offset is not in the archive yet. The broker reads its local log.
+    #[error("offset {offset} is not archived yet; the archive ends before {archived_through}")]
+    NotArchivedYet {
+        /// The offset asked for.
+        offset: i64,
+        /// End (exclusive) of what the archive answers.
+        archived_through: i64,
+    },
+    /// The archive knows no such topic, partition or incarnation. Where the
+    /// broker does, nothing of it is archived yet.
+    #[error("the archive holds nothing of {}topic '{topic}'", of_partition(.partition))]
+    UnknownTopicOrPartition {
+        /// The topic asked for.
+        topic: String,
+        /// The partition asked for; `None` where all of the topic was.
+        partition: Option<i32>,
+    },
+    /// The offset lies in a declared gap: no archive will ever hold it. The
+    /// broker decides by its own policy whether consumers stop here or go on
+    /// behind it; going on is a loss to write down.
+    #[error("offsets {} to {} are a declared gap ({})", .0.range.first, .0.range.last, .0.kind)]
+    Gap(Gap),
+    /// Archived bytes fail their check, or are not there. Asking again does not
+    /// help; `tierd verify` tells more.
+    #[error("archived data is damaged{}{}: {message}", from_offset(.offset), in_object(.object))]
+    DataLoss {
+        /// First offset that cannot be read, where a read met the damage.
+        offset: Option<i64>,
+        /// The object that failed its check; empty when the daemon named none.
+        object: String,
+        /// What failed.
+        message: String,
+    },
+    /// No answer now: the daemon is not running, not ready, or its store does
+    /// not answer. The broker answers with an error that consumers retry.
+    #[error("the archive cannot answer now: {message}")]
+    Unavailable {
+        /// Who did not answer, and why.
+        message: String,
+        /// When to ask again, if the daemon said so.
+        retry_after: Option<Duration>,
+    },
+    /// The deadline passed. What the daemon had begun to read stays in its
+    /// cache, so the consumer's next attempt finds more of it.
+    #[error("the archive did not answer within {} ms", .after.as_millis())]
+    Deadline {
+        /// The deadline, from the beginning of the call.
+        after: Duration,
+    },
+    /// The call makes no sense: a defect of the caller, or a wrong endpoint.
+    #[error("invalid request to the archive: {message}")]
+    Invalid {
+        /// What is wrong, and what is right.
+        message: String,
+    },
+    /// The daemon answered with something this client does not understand.
+    /// Nothing of that answer was handed out.
+    #[error("the archive's answer breaks the protocol: {message}")]
+    Protocol {
+        /// What was wrong with it.
+        message: String,
+    },
+    /// The daemon has a defect.
+    #[error("the archive failed: {message}")]
+    Internal {
+        /// The daemon's words.
+        message: String,
+    },
+}
+
+impl ArchiveError {
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::Unavailable { message: message.into(), retry_after: None }
+    }
+
+    pub(crate) fn protocol(message: impl Into<String>) -> Self {
+        Self::Protocol { message: message.into() }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::Invalid { message: message.into() }
+    }
+
+    /// Whether the same call may succeed later without anyone doing anything.
+    /// For these the broker answers with an error that consumers retry.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::NotArchivedYet { .. } | Self::Unavailable { .. } | Self::Deadline { .. }
+        )
+    }
+
+    /// Whether the archive answered, and the answer is that it does not hold the
+    /// offset: the broker's local log is the place to look.
+    #[must_use]
+    pub fn is_miss(&self) -> bool {
+        matches!(self, Self::NotArchivedYet { .. } | Self::UnknownTopicOrPartition { .. })
+    }
+
+    /// The Kafka error number to answer a consumer's Fetch with, where the
+    /// broker has nothing better.
+    ///
+    /// Only numbers that Kafka's consumers expect in a fetched partition: others
+    /// (`REQUEST_TIMED_OUT`, `INVALID_REQUEST`, `CORRUPT_MESSAGE`) end the Java
+    /// consumer with an exception. `KAFKA_STORAGE_ERROR` makes it refresh its
+    /// metadata and ask again, and never moves its position.
+    #[must_use]
+    pub fn kafka_error_code(&self) -> i16 {
+        match self {
+            Self::BelowLogStart { .. } => OFFSET_OUT_OF_RANGE,
+            Self::NotArchivedYet { .. } => OFFSET_NOT_AVAILABLE,
+            Self::UnknownTopicOrPartition { .. } => UNKNOWN_TOPIC_OR_PARTITION,
+            Self::Gap(_)
+            | Self::DataLoss { .. }
+            | Self::Unavailable { .. }
+            | Self::Deadline { .. } => KAFKA_STORAGE_ERROR,
+            Self::Invalid { .. } | Self::Protocol { .. } | Self::Internal { .. } => {
+                UNKNOWN_SERVER_ERROR
+            }
+        }
+    }
+}
+
+fn from_offset(offset: &Option<i64>) -> String {
+    offset.map(|offset| format!(" from offset {offset} on")).unwrap_or_default()
+}
+
+fn of_partition(partition: &Option<i32>) -> String {
+    partition.map(|partition| format!("partition {partition} of ")).unwrap_or_default()
+}
+
+fn in_object(object: &str) -> String {
+    if object.is_empty() { String::new() } else { format!(" in object '{object}'") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{GapKind, OffsetRange};
+
+    #[test]
+    fn an_archive_that_cannot_answer_is_retried_and_never_a_miss() {
+        for error in [
+            ArchiveError::unavailable("connection refused"),
+            ArchiveError::Deadline { after: Duration::from_millis(5) },
+        ] {
+            assert!(error.is_retryable() && !error.is_miss(), "{error}");
+            assert_eq!(error.kafka_error_code(), KAFKA_STORAGE_ERROR);
+        }
+    }
+
+    #[test]
+    fn only_what_lies_outside_the_archive_is_a_miss() {
+        let not_yet = ArchiveError::NotArchivedYet { offset: 9, archived_through: 9 };
+        let unknown =
+            ArchiveError::UnknownTopicOrPartition { topic: "orders".into(), partition: Some(3) };
+        assert!(not_yet.is_miss() && unknown.is_miss());
+        assert!(!unknown.is_retryable());
+
+        let range = OffsetRange { first: 3, last: 8 };
+        let gap = ArchiveError::Gap(Gap { range, kind: GapKind::Missing });
+        let below = ArchiveError::BelowLogStart { offset: 1, log_start: 3, archived_through: 9 };
+        assert!(!gap.is_miss() && !below.is_miss());
+        assert_eq!(below.kafka_error_code(), OFFSET_OUT_OF_RANGE);
+        assert_eq!(gap.to_string(), "offsets 3 to 8 are a declared gap (missing)");
+    }
+}
