@@ -63,3 +63,5 @@
 pub mod clock;
 pub mod error;
 pub mod record;
+
+pub mod wal;
