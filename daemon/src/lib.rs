@@ -65,3 +65,5 @@ pub mod error;
 pub mod record;
 
 pub mod wal;
+
+pub mod archive;

@@ -1,0 +1,154 @@
+//! Owns the archive: one immutable `.tar.gz` object that holds one range of
+//! offsets of one topic-partition, with a Tantivy index beside the batches.
+//!
+//! Every tool that reads `.tar.gz` reads it; tierd reads it by byte range.
+//!
+//! ```text
+//!  gzip header, 10 bytes
+//!  | tar header | metadata.json, 2048 bytes            for people; filled in last
+//!  | tar header | {base:020}.log                       the chain of batches, verbatim, ascending:
+//!  |            |                                      unpacked, it is a Kafka log segment
+//!  | tar header | {base:020}.overlap.log               superseded batches, if there are any
+//!  | tar header | index/meta.json, index/{segment}.*   one Tantivy document a record, in offset order
+//!  | tar header | .tierd/batches                       base, last, length, CRC-32C of every batch
+//!  | tar header | .tierd/toc                           chunks, epochs, transactions
+//!  | tar header | .tierd/footer, 512 bytes             1544 bytes before the end: where the table lies
+//!  | 1024 zeros |
+//!  gzip trailer, 8 bytes
+//!
+//!  It is ONE gzip member. Its deflate stream is made of pieces that begin and end on bytes:
+//!
+//!  | 00 len !len bytes |   stored block: tar headers, padding, the end ("glue"; the last has 01)
+//!  | 00 len !len bytes | 00 len !len bytes | ..    a stored chunk: a copy
+//!  | deflate blocks ........ | 00 00 00 ff ff |    a deflated chunk: no reference to what lies
+//!                                                  before it, ended by a full flush
+//!
+//!  | glue | chunk | chunk | .. | glue | chunk | .. | glue | toc | glue with the footer, last |
+//! ```
+//!
+//! A chunk holds about 256 KiB of one file, in the logs whole batches: one that
+//! would take it further begins the next chunk, a larger one is a chunk of its
+//! own. Any chunk is read alone: get its bytes, check its digest, inflate it.
+//!
+//! Same batches, same bytes: no time, host or random number goes in. tar headers
+//! are ustar, mode 0644, owner 0, time 0. A later version is refused by name; this
+//! one is [`FORMAT_VERSION`]. Each part is drawn in the file that reads and writes
+//! it: `layout` (gzip, tar, stored blocks), `chunk`, `toc`, `footer`, `batches`,
+//! `metadata`, `summary` (which the catalog keeps), `index`.
+//!
+//! Nothing here is whole in memory: the writer streams into a scratch file and
+//! fills in front and tar headers when it knows them, then `verify` reads the file
+//! back with foreign code before anyone may have it.
+//!
+//! Does not own: where archives go ([`crate::store`]), which there are
+//! ([`crate::catalog`]), what goes into one (the indexer).
+
+mod batches;
+mod chunk;
+mod error;
+#[cfg(test)]
+mod fixture;
+mod footer;
+mod index;
+mod layout;
+mod metadata;
+mod names;
+mod pack;
+mod sink;
+mod spool;
+mod summary;
+mod tally;
+mod toc;
+mod transactions;
+mod verify;
+mod writer;
+
+use serde::{Deserialize, Serialize};
+
+pub use batches::{BatchList, BatchRef, BatchRefs};
+pub use chunk::{
+    Batches, CHUNK_RAW_BYTES_MAX, Chunk, Digest128, Encoding, NO_TIMESTAMP, batches_in, digest128,
+};
+pub use error::ArchiveError;
+pub use footer::{FOOTER_BYTES, FOOTER_DISTANCE, Footer};
+pub use index::{TERM_BYTES_MAX, TERM_PREFIX_BYTES, header_term, key_term};
+pub use metadata::Metadata;
+pub use summary::{ArchiveSummary, SUMMARY_BYTES, UNKNOWN_TIMESTAMP};
+pub use toc::{TOC_RAW_BYTES_MAX, Toc, TocFile, TocPlace};
+pub use verify::{Verified, verify_file, verify_stream};
+pub use writer::{
+    ArchiveOptions, ArchiveWriter, BuiltArchive, CHUNK_BYTES, DEFLATE_LEVEL, Room, TARGET_LOG_BYTES,
+};
+
+use crate::record::TopicPartition;
+
+/// The version of the format that this tierd writes and reads.
+pub const FORMAT_VERSION: u16 = 1;
+
+/// Whose archive it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ArchiveIdentity {
+    /// The partition.
+    pub tp: TopicPartition,
+    /// The incarnation of its topic, counted from 0.
+    pub incarnation: u32,
+}
+
+/// What of a record can be searched for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IndexLevel {
+    /// Nothing: no index is written.
+    None,
+    /// Offset, timestamp, key, headers, producer.
+    #[default]
+    Keys,
+}
+
+impl IndexLevel {
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Keys => 1,
+        }
+    }
+
+    pub(super) fn from_code(part: &'static str, code: u8) -> Result<Self, ArchiveError> {
+        match code {
+            0 => Ok(Self::None),
+            1 => Ok(Self::Keys),
+            _ => Err(ArchiveError::Unknown { part, what: format!("index level {code}") }),
+        }
+    }
+}
+
+/// Where a batch lies in the broker's WAL. Ordered from older to newer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WalRank {
+    /// The segment's id.
+    pub segment: u64,
+    /// Position of the batch's frame in the segment.
+    pub position: u64,
+}
+
+/// A transaction that has begun and not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpenTransaction {
+    /// The producer.
+    pub producer_id: i64,
+    /// The first offset of the transaction.
+    pub first_offset: i64,
+}
+
+/// A transaction that was aborted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AbortedTransaction {
+    /// The producer.
+    pub producer_id: i64,
+    /// The first offset of the transaction.
+    pub first_offset: i64,
+    /// The offset of the marker that ended it.
+    pub last_offset: i64,
+    /// The last stable offset once it had ended.
+    pub last_stable_offset: i64,
+}
