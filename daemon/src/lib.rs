@@ -67,3 +67,5 @@ pub mod record;
 pub mod wal;
 
 pub mod archive;
+
+pub mod store;
