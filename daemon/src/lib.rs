@@ -40,7 +40,7 @@
 //! 2. Create that manifest, create-only: **the commit point**. An object that no
 //!    manifest references does not exist.
 //! 3. Only then tell anyone. Whatever releases or deletes takes a
-//!    `catalog::Committed`, which only the catalog can make.
+//!    [`catalog::Committed`], which only the catalog can make.
 //!
 //! # Who may know whom
 //!
@@ -69,3 +69,5 @@ pub mod wal;
 pub mod archive;
 
 pub mod store;
+
+pub mod catalog;

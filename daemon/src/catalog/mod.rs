@@ -1,0 +1,412 @@
+//! Owns which archives exist: manifests, their pages, and the protocol by which
+//! a new manifest comes to be.
+//!
+//! # Consistency
+//!
+//! A partition's state is its newest manifest: one small immutable object that
+//! lists, over a tree of immutable pages, every archive and every declared gap.
+//! From the log start to `archived_through` each offset is in exactly one of
+//! them; a commit that would break this is refused, whoever asks ([`tiling`]).
+//! `archived_through` is never told to the catalog: it follows from the list.
+//!
+//! An object that no manifest references does not exist.
+//!
+//! # The commit point
+//!
+//! 1. The archive is in the store, under a name that carries the number *n+1* of
+//!    the manifest it is for. Commit looks that it is there, whole.
+//! 2. Pages and side objects are written, under names with the same number.
+//! 3. Manifest *n+1* is created, create-only: **the commit point**. Of many
+//!    writers one creates it.
+//! 4. `closed/{(n+1)/1024}` must be absent after that, see below.
+//! 5. Only then is there a [`Committed`], and only with one may anyone release
+//!    or delete anything.
+//!
+//! A create that is answered "exists", or that got no answer, says nothing: the
+//! manifest is read back, and who finds his own bytes has won; no two attempts
+//! make equal bytes, for each carries a nonce. Who finds others has lost and is
+//! given the newest manifest; the catalog never tries again by itself, since what
+//! should be committed on top of another state is not its to know.
+//!
+//! # Crash consistency
+//!
+//! Killed before 3, a writer leaves objects that do not exist; their names carry
+//! a number that is taken as soon as anyone commits, and from then on nothing may
+//! ever reference them: they can be collected. Killed after 3, it has committed,
+//! and finds that out by loading the partition. A commit that failed with an
+//! error of kind `Retry` is in the same position.
+//!
+//! # The writer that sleeps
+//!
+//! A writer paused between 2 and 3 for so long that manifest *n+1* was made by
+//! others, superseded and collected, would create it again. Before collecting
+//! anything of a block of 1024 manifests, the collector creates `closed/{block}`.
+//! A create is void, and is undone, when its block is closed after it. Readers
+//! never take such a manifest for the newest ([`newest`]).
+//!
+//! Does not own: who commits or reads, what archives hold, deleting anything.
+
+mod codec;
+mod commit;
+mod entry;
+mod error;
+mod incarnations;
+mod manifest;
+mod newest;
+mod page;
+mod pages;
+mod side;
+mod snapshot;
+#[cfg(test)]
+mod testing;
+mod tiling;
+mod tree;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{StreamExt, TryStreamExt};
+
+use crate::clock::Clock;
+use crate::record::{TopicName, TopicPartition};
+use crate::store::{ObjectKey, Store, StoreError, keys};
+
+pub use self::codec::FormatError;
+pub use self::commit::{Committed, EDIT_CHANGES_MAX, Edit};
+pub use self::entry::{ArchiveEntry, Gap, GapKind, Items};
+pub use self::error::CatalogError;
+pub use self::incarnations::Incarnation;
+pub use self::manifest::{
+    INLINE_ENTRIES_MAX, INLINE_GAPS_MAX, INLINE_OPEN_MAX, MANIFEST_BYTES_MAX, MANIFEST_VERSION,
+    Manifest, Open, ROOT_REFS_MAX,
+};
+pub use self::newest::BLOCK;
+pub use self::page::{PAGE_BYTES_MAX, PAGE_VERSION, Page, PageRef, Totals};
+pub use self::pages::PAGES_BYTES_MAX;
+pub use self::side::{OPEN_MAX, SideRef};
+pub use self::snapshot::Snapshot;
+pub use crate::store::{ClusterName, PartitionKey, WriterId};
+
+use self::pages::Pages;
+
+/// Where nonces come from: sixteen bytes that no other call, of any process,
+/// returns.
+pub type NonceSource = Box<dyn Fn() -> [u8; 16] + Send + Sync>;
+
+/// Times a load begins again because its manifest was collected meanwhile.
+const RELOADS_MAX: u32 = 4;
+
+/// Requests in flight when partitions are listed or a history is read.
+const IN_FLIGHT: usize = 16;
+
+/// The catalog of one cluster in one store.
+pub struct Catalog {
+    store: Store,
+    cluster: ClusterName,
+    writer: WriterId,
+    clock: Arc<dyn Clock>,
+    nonce: NonceSource,
+    pages: Pages,
+    /// The epochs under which this process committed last.
+    epochs: Mutex<HashMap<PartitionKey, u64>>,
+}
+
+impl fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Catalog")
+            .field("store", &self.store)
+            .field("cluster", &self.cluster)
+            .field("writer", &self.writer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Catalog {
+    /// The catalog of `cluster` in `store`. Commits are made in the name of
+    /// `writer`; reading needs none of the rest.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        cluster: ClusterName,
+        writer: WriterId,
+        clock: Arc<dyn Clock>,
+        nonce: NonceSource,
+    ) -> Self {
+        let (pages, epochs) = (Pages::new(store.clone()), Mutex::default());
+        Self { store, cluster, writer, clock, nonce, pages, epochs }
+    }
+
+    /// The cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    /// In whose name commits are made.
+    #[must_use]
+    pub fn writer(&self) -> &WriterId {
+        &self.writer
+    }
+
+    /// Sees whether the store can be trusted with commits. To be called before
+    /// the first one; see [`Store::probe`].
+    ///
+    /// # Errors
+    /// When it cannot, or cannot be written at all.
+    pub async fn probe(&self) -> Result<(), CatalogError> {
+        Ok(self.store.probe(&self.cluster, &self.writer, (self.nonce)()).await?)
+    }
+
+    /// Every partition that has a folder in the store, with every incarnation,
+    /// ascending. Lists folders: for start-up and for people. A partition may
+    /// have no manifest yet.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn partitions(&self) -> Result<Vec<(TopicPartition, u32)>, CatalogError> {
+        let folders = self.store.list_folders(self.cluster.as_str()).await?;
+        let topics = folders.iter().filter_map(|folder| keys::decode_topic(folder));
+        let lists: Vec<_> = topics.map(|topic| self.partitions_of(topic)).collect();
+        let found: Vec<_> =
+            futures::stream::iter(lists).buffer_unordered(IN_FLIGHT).try_collect().await?;
+        let mut found: Vec<_> = found.concat();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    async fn partitions_of(
+        &self,
+        topic: TopicName,
+    ) -> Result<Vec<(TopicPartition, u32)>, CatalogError> {
+        let folder = keys::topic_folder(&self.cluster, &topic);
+        let mut found = Vec::new();
+        for folder in self.store.list_folders(&folder).await? {
+            let Some(number) = keys::decode_incarnation(&folder) else { continue };
+            let folder = keys::incarnation_folder(&self.cluster, &topic, number);
+            for partition in self.store.list_folders(&folder).await? {
+                let tp = keys::decode_partition(&partition)
+                    .and_then(|partition| TopicPartition::new(topic.clone(), partition).ok());
+                found.extend(tp.map(|tp| (tp, number)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The newest manifest of a partition, `None` where nothing was committed.
+    /// Without an incarnation, that of the topic's newest.
+    ///
+    /// # Errors
+    /// When the store does not answer, or holds something else than was written.
+    pub async fn load(
+        &self,
+        tp: &TopicPartition,
+        incarnation: Option<u32>,
+    ) -> Result<Option<Arc<Snapshot>>, CatalogError> {
+        let newest = match incarnation {
+            Some(number) => Some(number),
+            None => incarnations::newest(&self.store, &self.cluster, tp.topic()).await?,
+        };
+        match newest {
+            Some(number) => self.newest_from(&self.key(tp, number), 0).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The newest manifest of the partition of `known`, which is `known` itself
+    /// where nothing was committed since: two small requests then.
+    ///
+    /// # Errors
+    /// As [`Catalog::load`], and when the next manifest does not follow on `known`.
+    pub async fn newer(&self, known: &Arc<Snapshot>) -> Result<Arc<Snapshot>, CatalogError> {
+        let of = known.of();
+        let number = newest::newest(&self.store, of, known.number()).await?;
+        if number == Some(known.number()) {
+            return Ok(Arc::clone(known));
+        }
+        let found = self.newest_from(of, known.number()).await?;
+        let Some(found) = found else {
+            return Err(CatalogError::Gone {
+                object: manifest_key(of, known.number()).to_string(),
+            });
+        };
+        if found.number() == known.number() + 1 && found.manifest().predecessor != known.digest() {
+            return Err(CatalogError::Chain {
+                object: manifest_key(of, found.number()).to_string(),
+            });
+        }
+        Ok(found)
+    }
+
+    /// Whether the topic of `known` has begun another life since: one small request.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn is_outlived(&self, known: &Snapshot) -> Result<bool, CatalogError> {
+        let (topic, next) = (known.tp().topic(), known.incarnation() + 1);
+        Ok(incarnations::read(&self.store, &self.cluster, topic, next).await?.is_some())
+    }
+
+    /// The lives of `topic`, oldest first.
+    ///
+    /// # Errors
+    /// When the store does not answer, or holds something else than was written.
+    pub async fn incarnations(&self, topic: &TopicName) -> Result<Vec<Incarnation>, CatalogError> {
+        let newest = incarnations::newest(&self.store, &self.cluster, topic).await?;
+        let mut found = Vec::new();
+        for number in 0..newest.map_or(0, |newest| newest + 1) {
+            found.extend(incarnations::read(&self.store, &self.cluster, topic, number).await?);
+        }
+        Ok(found)
+    }
+
+    /// Begins incarnation `number` of `topic`, which must be the one after the
+    /// newest, or tells who began it.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoIncarnation`] where the one before does not exist; when
+    /// the store does not answer.
+    pub async fn begin_incarnation(
+        &self,
+        topic: &TopicName,
+        number: u32,
+        topic_id: Option<[u8; 16]>,
+    ) -> Result<Incarnation, CatalogError> {
+        if let Some(before) = number.checked_sub(1)
+            && incarnations::read(&self.store, &self.cluster, topic, before).await?.is_none()
+        {
+            return Err(CatalogError::NoIncarnation { topic: topic.to_string(), number: before });
+        }
+        let incarnation = Incarnation {
+            number,
+            topic: topic.clone(),
+            topic_id,
+            nonce: (self.nonce)(),
+            created_at_ms: self.clock.now_ms(),
+            writer: self.writer.clone(),
+        };
+        incarnations::create(&self.store, &self.cluster, incarnation).await
+    }
+
+    /// Checks what loading a manifest does not: that every page below it is
+    /// there, is what was written and tiles, and that the manifests before it, as
+    /// far back as they are kept, follow on each other.
+    ///
+    /// # Errors
+    /// What is wrong first.
+    pub async fn verify_history(&self, snapshot: &Snapshot) -> Result<(), CatalogError> {
+        snapshot.check_pages().await?;
+        let mut expected = snapshot.manifest().predecessor;
+        let older = (1..snapshot.number()).rev();
+        let mut older = futures::stream::iter(older)
+            .map(|number| self.manifest_bytes(snapshot.of(), number))
+            .buffered(IN_FLIGHT);
+        let mut number = snapshot.number();
+        while let Some(bytes) = older.try_next().await? {
+            number -= 1;
+            let key = manifest_key(snapshot.of(), number);
+            let Some(bytes) = bytes else {
+                // Collected, where its block is closed: then all before it are too.
+                let block = newest::block_of(number);
+                if newest::is_closed(&self.store, snapshot.of(), block).await? {
+                    return Ok(());
+                }
+                return Err(CatalogError::Gone { object: key.to_string() });
+            };
+            if *blake3::hash(&bytes).as_bytes() != expected {
+                let object = manifest_key(snapshot.of(), number + 1).to_string();
+                return Err(CatalogError::Chain { object });
+            }
+            expected = self.decode(&key, snapshot.of(), number, &bytes)?.predecessor;
+        }
+        Ok(())
+    }
+
+    fn key(&self, tp: &TopicPartition, incarnation: u32) -> PartitionKey {
+        PartitionKey { cluster: self.cluster.clone(), tp: tp.clone(), incarnation }
+    }
+
+    /// The newest manifest, looked for from number `known` on.
+    async fn newest_from(
+        &self,
+        of: &PartitionKey,
+        known: u64,
+    ) -> Result<Option<Arc<Snapshot>>, CatalogError> {
+        for _ in 0..RELOADS_MAX {
+            let Some(number) = newest::newest(&self.store, of, known).await? else {
+                return Ok(None);
+            };
+            match self.read(of, number).await {
+                // Collected between two requests: then there is a newer one.
+                Err(CatalogError::Gone { .. }) => {}
+                other => return other.map(Some),
+            }
+        }
+        match newest::newest(&self.store, of, 0).await? {
+            Some(number) => self.read(of, number).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads manifest `number`.
+    async fn read(&self, of: &PartitionKey, number: u64) -> Result<Arc<Snapshot>, CatalogError> {
+        let key = manifest_key(of, number);
+        let Some(bytes) = self.manifest_bytes(of, number).await? else {
+            return Err(CatalogError::Gone { object: key.to_string() });
+        };
+        let manifest = self.decode(&key, of, number, &bytes)?;
+        let digest = *blake3::hash(&bytes).as_bytes();
+        let snapshot = Snapshot::load(&self.store, self.pages.clone(), manifest, digest).await?;
+        Ok(Arc::new(snapshot))
+    }
+
+    async fn manifest_bytes(
+        &self,
+        of: &PartitionKey,
+        number: u64,
+    ) -> Result<Option<bytes::Bytes>, CatalogError> {
+        match self.store.get(&manifest_key(of, number), MANIFEST_BYTES_MAX as u64).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Decodes a manifest and checks that it is the one its name says.
+    fn decode(
+        &self,
+        key: &ObjectKey,
+        of: &PartitionKey,
+        number: u64,
+        bytes: &[u8],
+    ) -> Result<Manifest, CatalogError> {
+        let manifest = Manifest::decode(bytes, &self.cluster)
+            .map_err(|error| CatalogError::format(key, error))?;
+        if manifest.of == *of && manifest.number == number {
+            return Ok(manifest);
+        }
+        let why = format!("it says it is {}", manifest_key(&manifest.of, manifest.number));
+        Err(CatalogError::format(key, FormatError::invalid("the manifest", why)))
+    }
+
+    /// The epoch to commit under: that of `base` where this process made it, else
+    /// the next.
+    fn epoch(&self, of: &PartitionKey, base: Option<&Snapshot>) -> u64 {
+        let Some(base) = base.map(Snapshot::manifest) else { return 1 };
+        let epochs = self.epochs.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = base.writer == self.writer && epochs.get(of) == Some(&base.writer_epoch);
+        base.writer_epoch + u64::from(!ours)
+    }
+
+    fn remember_epoch(&self, of: &PartitionKey, epoch: u64) {
+        let mut epochs = self.epochs.lock().unwrap_or_else(PoisonError::into_inner);
+        epochs.insert(of.clone(), epoch);
+    }
+}
+
+fn manifest_key(of: &PartitionKey, number: u64) -> ObjectKey {
+    ObjectKey::Manifest { of: of.clone(), number }
+}
+
+#[cfg(test)]
+mod tests;
