@@ -71,3 +71,7 @@ pub mod archive;
 pub mod store;
 
 pub mod catalog;
+
+pub mod read;
+
+pub mod fetch;

@@ -1,0 +1,91 @@
+//! Owns telling what a fetch would do, without reading a batch.
+
+use super::partition::{Place, bound, chunks_for, place, refusal};
+use super::types::{
+    EndReason, ExplainedArchive, ExplainedRead, Explanation, PartitionRequest, Purpose, Status,
+};
+use super::{FetchError, Fetcher, state_of};
+use crate::catalog::ArchiveEntry;
+use crate::read::ReadStats;
+
+/// Archives an explanation lists: enough to see the pattern.
+const ARCHIVES_MAX: usize = 1_000;
+
+/// What fetching `request` would do.
+pub(super) async fn explain(
+    fetcher: &Fetcher,
+    request: &PartitionRequest,
+) -> Result<Explanation, FetchError> {
+    let mut explanation = Explanation {
+        state: None,
+        status: Status::Ok,
+        message: String::new(),
+        archives: Vec::new(),
+        end: EndReason::Failed,
+    };
+    let Some(snapshot) = fetcher.snapshot(&request.tp, request.incarnation).await? else {
+        explanation.status = Status::UnknownTopicOrPartition;
+        explanation.message = format!("nothing of {} is archived", request.tp);
+        return Ok(explanation);
+    };
+    explanation.state = Some(state_of(&snapshot));
+    if let Some((status, message)) = refusal(request, &snapshot) {
+        explanation.status = status;
+        explanation.message = message;
+        return Ok(explanation);
+    }
+    let bound = bound(request, &snapshot);
+    explanation.end = bound.reason;
+    let (mut next, mut wanted) = (request.offset, request.max_bytes.max(1));
+    while next < bound.offset {
+        if wanted == 0 || explanation.archives.len() == ARCHIVES_MAX {
+            explanation.end = EndReason::Limit;
+            break;
+        }
+        let entry = match place(&snapshot, next).await? {
+            Place::Archive(entry) => entry,
+            Place::Gap(gap) => {
+                explanation.end = EndReason::Gap(gap);
+                break;
+            }
+        };
+        let archive = reads_of(fetcher, &entry, next, wanted).await?;
+        // The first chunk counts for nothing: where the answer begins in it is
+        // not known before it is read.
+        wanted = wanted.saturating_sub(archive.raw_bytes);
+        next = entry.summary.range.end();
+        explanation.archives.push(archive);
+    }
+    Ok(explanation)
+}
+
+/// What would be read of one archive for `wanted` bytes from `offset` on.
+async fn reads_of(
+    fetcher: &Fetcher,
+    entry: &ArchiveEntry,
+    offset: i64,
+    wanted: u64,
+) -> Result<ExplainedArchive, FetchError> {
+    let place = entry.summary.toc;
+    let toc_read = ExplainedRead {
+        purpose: Purpose::Toc,
+        place: place.offset..place.offset + u64::from(place.length),
+        cached: fetcher.reader.has_toc(entry),
+    };
+    let toc = fetcher.reader.toc(entry, &ReadStats::default()).await?;
+    let chunks = chunks_for(&toc, offset, wanted).unwrap_or(0..0);
+    let raw_bytes = toc.chunks[chunks.clone()].iter().map(|chunk| u64::from(chunk.raw)).sum();
+    let windows = fetcher.reader.windows(entry, &toc, chunks.clone());
+    let data_reads = windows.into_iter().map(|window| ExplainedRead {
+        purpose: Purpose::Data,
+        cached: fetcher.reader.has_chunk(entry, window.chunks.start),
+        place: window.place,
+    });
+    Ok(ExplainedArchive {
+        object: entry.key().to_string(),
+        range: entry.summary.range,
+        chunks: chunks.len() as u32,
+        raw_bytes,
+        reads: std::iter::once(toc_read).chain(data_reads).collect(),
+    })
+}

@@ -1,0 +1,207 @@
+//! Owns answering a fetch: Kafka batches of a partition from an offset on.
+//!
+//! Does not own: gRPC, where archives lie (`catalog`), how they are read (`read`).
+//!
+//! Rules (`docs/fetch.md`, after Kafka's KIP-405 and its follow-ups):
+//! - The first batch is the first whose **last** offset is at or above the offset
+//!   asked for. Batches are whole and verbatim, never trimmed or renumbered.
+//! - A hole is a declared gap and is told; an archive that cannot be read is an
+//!   error. Neither is ever skipped.
+//! - Everything said of one partition comes from one manifest.
+//!
+//! Reading order: [`types`] what is asked and answered, `partition` one partition
+//! step by step, `aborted` the transactions of an answer, `overlaps` the batches
+//! beneath the served log, `explain` what a fetch would do.
+
+pub mod types;
+
+mod aborted;
+mod describe;
+mod explain;
+mod overlaps;
+mod partition;
+mod snapshots;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::catalog::{ArchiveEntry, Catalog, CatalogError, Snapshot};
+use crate::clock::Clock;
+use crate::error::{Classify, ErrorKind};
+use crate::read::{ArchiveReader, ReadError, ReadStats};
+use crate::record::TopicPartition;
+
+pub use describe::Description;
+pub use types::*;
+
+/// Events of one answer that wait for the consumer: with windows of 4 MiB this
+/// bounds what a slow consumer holds.
+pub const EVENTS_QUEUED_MAX: usize = 8;
+
+/// Why a fetch stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The catalog could not be read.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// An archive could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// An archive and its manifest contradict each other.
+    #[error("archive {object}: {why}; run `tierd verify --deep` on the partition")]
+    Contradiction {
+        /// Name of the object.
+        object: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// Nobody listens any more.
+    #[error("the reader went away")]
+    Cancelled,
+}
+
+impl FetchError {
+    /// The object that failed its check, where it was one.
+    #[must_use]
+    pub fn object(&self) -> Option<String> {
+        match self {
+            Self::Contradiction { object, .. } | Self::Read(ReadError::Archive { object, .. }) => {
+                Some(object.clone())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Classify for FetchError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Catalog(source) => source.kind(),
+            Self::Read(source) => source.kind(),
+            Self::Contradiction { .. } => ErrorKind::Corrupt,
+            Self::Cancelled => ErrorKind::Retry,
+        }
+    }
+}
+
+/// Where the events of an answer go.
+pub type Sink = mpsc::Sender<FetchEvent>;
+
+/// Answers fetches. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fetcher {
+    snapshots: Arc<snapshots::Snapshots>,
+    reader: ArchiveReader,
+}
+
+impl Fetcher {
+    /// A fetcher over what `catalog` says and `reader` reads.
+    #[must_use]
+    pub fn new(catalog: Arc<Catalog>, reader: ArchiveReader, clock: Arc<dyn Clock>) -> Self {
+        Self { snapshots: Arc::new(snapshots::Snapshots::new(catalog, clock)), reader }
+    }
+
+    /// Answers `request` into `sink`, partition by partition. What goes wrong with
+    /// one partition stands in its trailer and does not stop the others.
+    ///
+    /// # Errors
+    /// Only [`FetchError::Cancelled`], when the receiver is gone.
+    pub async fn fetch(
+        &self,
+        request: FetchRequest,
+        sink: &Sink,
+        stats: &ReadStats,
+    ) -> Result<(), FetchError> {
+        let mut budget = request.max_bytes;
+        let mut answered = false;
+        for mut partition in request.partitions {
+            partition.max_bytes = partition.max_bytes.min(budget);
+            // KAFKA-19795: only the first partition that yields data may go over.
+            partition.min_one_batch &= !answered;
+            let sent = partition::answer(self, partition, sink, stats).await?;
+            answered |= sent > 0;
+            budget = budget.saturating_sub(sent);
+        }
+        Ok(())
+    }
+
+    /// What fetching `request` would do, partition by partition.
+    ///
+    /// # Errors
+    /// When the catalog or a table of contents cannot be read.
+    pub async fn explain(&self, request: &FetchRequest) -> Result<Vec<Explanation>, FetchError> {
+        let mut budget = request.max_bytes;
+        let mut explanations = Vec::with_capacity(request.partitions.len());
+        for partition in &request.partitions {
+            let mut partition = partition.clone();
+            partition.max_bytes = partition.max_bytes.min(budget);
+            let explanation = explain::explain(self, &partition).await?;
+            let raw: u64 = explanation.archives.iter().map(|archive| archive.raw_bytes).sum();
+            budget = budget.saturating_sub(raw.min(partition.max_bytes));
+            explanations.push(explanation);
+        }
+        Ok(explanations)
+    }
+
+    /// The newest manifest of a partition that this process has seen lately.
+    /// `None` when nothing of it is archived.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn snapshot(
+        &self,
+        tp: &TopicPartition,
+        incarnation: Option<u32>,
+    ) -> Result<Option<Arc<Snapshot>>, FetchError> {
+        Ok(self.snapshots.get(tp, incarnation).await?)
+    }
+
+    /// The archives of a partition, ascending by offset, and where it stands.
+    /// `None` when nothing of it is archived.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn archives(
+        &self,
+        tp: &TopicPartition,
+        incarnation: Option<u32>,
+    ) -> Result<Option<(PartitionState, Vec<ArchiveEntry>)>, FetchError> {
+        let Some(snapshot) = self.snapshot(tp, incarnation).await? else { return Ok(None) };
+        Ok(Some((state_of(&snapshot), snapshot.entries().await?)))
+    }
+
+    /// What is archived of a partition. `None` when nothing is.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn describe(
+        &self,
+        tp: &TopicPartition,
+        incarnation: Option<u32>,
+    ) -> Result<Option<Description>, FetchError> {
+        let Some(snapshot) = self.snapshot(tp, incarnation).await? else { return Ok(None) };
+        let gaps = snapshot.gaps().await?;
+        Ok(Some(Description::of(&snapshot, gaps)))
+    }
+
+    /// Every partition with an archive, newest incarnations only, ascending.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn partitions(&self) -> Result<Vec<(TopicPartition, u32)>, FetchError> {
+        Ok(self.snapshots.partitions().await?)
+    }
+}
+
+/// Where the partition of `snapshot` stands.
+#[must_use]
+pub fn state_of(snapshot: &Snapshot) -> PartitionState {
+    PartitionState {
+        incarnation: snapshot.incarnation(),
+        generation: snapshot.number(),
+        log_start: snapshot.log_start(),
+        archived_through: snapshot.archived_through(),
+        last_stable_offset: snapshot.last_stable_offset(),
+    }
+}

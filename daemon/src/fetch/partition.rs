@@ -1,0 +1,438 @@
+//! Owns answering one partition: bounds, archives in order, limits, the trailer.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+
+use super::types::{
+    Data, EndReason, FetchEvent, Isolation, Overlaps, PartitionHeader, PartitionRequest,
+    PartitionState, PartitionTrailer, Status,
+};
+use super::{FetchError, Fetcher, Sink, aborted, overlaps, state_of};
+use crate::archive::{Toc, batches_in};
+use crate::catalog::{ArchiveEntry, Gap, Snapshot};
+use crate::error::{Classify, ErrorKind};
+use crate::read::ReadStats;
+use crate::record::{CanonicalRecord, OffsetRange};
+
+/// Reloads of a manifest because an archive it names is gone (compacted away
+/// meanwhile): more than a few means that objects are missing, not moving.
+const RELOADS_MAX: u32 = 2;
+
+/// Answers one partition; returns the bytes of batches sent.
+pub(super) async fn answer(
+    fetcher: &Fetcher,
+    request: PartitionRequest,
+    sink: &Sink,
+    stats: &ReadStats,
+) -> Result<u64, FetchError> {
+    let found = fetcher.snapshots.get(&request.tp, request.incarnation).await;
+    // At the end of what was known, ask whether the archive has grown.
+    let found = match found {
+        Ok(Some(known)) if request.offset >= known.archived_through() => {
+            fetcher.snapshots.refresh(&request.tp, request.incarnation).await
+        }
+        other => other,
+    };
+    let snapshot = match found {
+        Ok(Some(snapshot)) => snapshot,
+        Ok(None) => {
+            let message = format!("nothing of {} is archived", request.tp);
+            let trailer = failure(&request, Status::UnknownTopicOrPartition, message);
+            return send_refusal(sink, &request, None, trailer).await;
+        }
+        Err(error) => {
+            let trailer = failure(&request, error.kind().into(), error.to_string());
+            return send_refusal(sink, &request, None, trailer).await;
+        }
+    };
+    if let Some((status, message)) = refusal(&request, &snapshot) {
+        let refused_by = Some(state_of(&snapshot));
+        let trailer = PartitionTrailer { refused_by, ..failure(&request, status, message) };
+        return send_refusal(sink, &request, refused_by, trailer).await;
+    }
+    let trailer = read(fetcher, &request, snapshot, sink, stats).await?;
+    let sent = trailer.bytes;
+    send(sink, FetchEvent::Trailer(trailer)).await?;
+    Ok(sent)
+}
+
+async fn send_refusal(
+    sink: &Sink,
+    request: &PartitionRequest,
+    state: Option<PartitionState>,
+    trailer: PartitionTrailer,
+) -> Result<u64, FetchError> {
+    send(sink, FetchEvent::Header(PartitionHeader { tp: request.tp.clone(), state })).await?;
+    send(sink, FetchEvent::Trailer(trailer)).await?;
+    Ok(0)
+}
+
+/// Why `request` cannot be answered from `snapshot`, if so.
+pub(super) fn refusal(request: &PartitionRequest, snapshot: &Snapshot) -> Option<(Status, String)> {
+    let (tp, offset) = (&request.tp, request.offset);
+    let (start, through) = (snapshot.log_start(), snapshot.archived_through());
+    if offset < 0 {
+        return Some((
+            Status::InvalidRequest,
+            format!("offset {offset} of {tp} is negative; ask from {start} on"),
+        ));
+    }
+    if offset < start {
+        return Some((
+            Status::BelowLogStart,
+            format!(
+                "offset {offset} of {tp} is below log start; the archive holds {start}..{}",
+                through - 1
+            ),
+        ));
+    }
+    // An overlap-only archive may reach beyond; it is no part of the served log.
+    if offset >= through && request.overlaps == Overlaps::Served {
+        return Some((
+            Status::NotArchivedYet,
+            format!(
+                "offset {offset} of {tp} is not archived yet; the archive ends before {through}"
+            ),
+        ));
+    }
+    None
+}
+
+fn failure(request: &PartitionRequest, status: Status, message: String) -> PartitionTrailer {
+    PartitionTrailer {
+        status,
+        message,
+        refused_by: None,
+        object: None,
+        next_offset: request.offset,
+        bytes: 0,
+        batches: 0,
+        end: EndReason::Failed,
+        aborted: None,
+    }
+}
+
+async fn send(sink: &Sink, event: FetchEvent) -> Result<(), FetchError> {
+    sink.send(event).await.map_err(|_| FetchError::Cancelled)
+}
+
+/// How far one answer has come.
+pub(super) struct Progress {
+    /// Not sent before something follows it: until then another manifest may answer.
+    header: Option<PartitionHeader>,
+    /// Next offset to serve.
+    pub(super) next: i64,
+    /// Base offset of the first batch sent.
+    pub(super) first_base: Option<i64>,
+    pub(super) bytes: u64,
+    pub(super) batches: u64,
+    max_bytes: u64,
+    min_one_batch: bool,
+}
+
+impl Progress {
+    fn new(request: &PartitionRequest, snapshot: &Snapshot) -> Self {
+        let header = PartitionHeader { tp: request.tp.clone(), state: Some(state_of(snapshot)) };
+        Self {
+            header: Some(header),
+            next: request.offset,
+            first_base: None,
+            bytes: 0,
+            batches: 0,
+            max_bytes: request.max_bytes,
+            min_one_batch: request.min_one_batch,
+        }
+    }
+
+    async fn send_header(&mut self, sink: &Sink) -> Result<(), FetchError> {
+        match self.header.take() {
+            Some(header) => send(sink, FetchEvent::Header(header)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Sends batches that were taken into account by [`Self::sent`].
+    pub(super) async fn send_data(&mut self, sink: &Sink, data: Data) -> Result<(), FetchError> {
+        self.send_header(sink).await?;
+        send(sink, FetchEvent::Data(data)).await
+    }
+
+    /// Whether a batch of `len` bytes may still be sent.
+    pub(super) fn admits(&self, len: usize) -> bool {
+        self.bytes + len as u64 <= self.max_bytes || (self.batches == 0 && self.min_one_batch)
+    }
+
+    pub(super) fn sent(&mut self, batch: &CanonicalRecord, len: usize) {
+        self.first_base.get_or_insert(batch.range().base());
+        self.bytes += len as u64;
+        self.batches += 1;
+    }
+
+    /// Bytes that are worth reading ahead for.
+    fn wanted(&self) -> u64 {
+        self.max_bytes.saturating_sub(self.bytes).max(1)
+    }
+}
+
+/// First offset that must not be served, and what an answer that reaches it says.
+#[derive(Clone, Copy)]
+pub(super) struct Bound {
+    pub(super) offset: i64,
+    pub(super) reason: EndReason,
+}
+
+/// The bound of `request`: its own where that is the lower, else the archive's.
+/// For read_committed without a bound that is the last stable offset.
+pub(super) fn bound(request: &PartitionRequest, snapshot: &Snapshot) -> Bound {
+    let through = snapshot.archived_through();
+    let (offset, reason) = match (request.isolation, request.upper_bound) {
+        (_, Some(bound)) if bound < through => (bound, EndReason::UpperBound),
+        (Isolation::ReadCommitted, None) => {
+            (snapshot.last_stable_offset().min(through), EndReason::EndOfArchive)
+        }
+        _ => (through, EndReason::EndOfArchive),
+    };
+    Bound { offset, reason }
+}
+
+/// Reads from one manifest. Where an archive was replaced before anything of it
+/// was sent, from a newer one.
+async fn read(
+    fetcher: &Fetcher,
+    request: &PartitionRequest,
+    mut snapshot: Arc<Snapshot>,
+    sink: &Sink,
+    stats: &ReadStats,
+) -> Result<PartitionTrailer, FetchError> {
+    let mut reloads = 0;
+    let (mut progress, step) = loop {
+        let mut progress = Progress::new(request, &snapshot);
+        let step = match request.overlaps {
+            Overlaps::Served => {
+                served(fetcher, request, &snapshot, &mut progress, sink, stats).await
+            }
+            Overlaps::All => {
+                overlaps::all(fetcher, request, &snapshot, &mut progress, sink, stats).await
+            }
+        };
+        let gone = matches!(&step, Err(error) if error.kind() == ErrorKind::NotFound);
+        if !gone || reloads == RELOADS_MAX {
+            break (progress, step);
+        }
+        // A compaction may have replaced the archive since: its successors are in
+        // a newer manifest. Without one, the object is lost.
+        reloads += 1;
+        let newest = fetcher.snapshots.refresh(&request.tp, Some(snapshot.incarnation())).await;
+        match newest {
+            Ok(Some(newest)) if newest.number() > snapshot.number() => {
+                if progress.batches > 0 {
+                    // One answer, one manifest: the caller goes on with the next.
+                    break (progress, Ok(EndReason::Limit));
+                }
+                snapshot = newest;
+            }
+            _ => break (progress, step),
+        }
+    };
+    if let Err(FetchError::Cancelled) = step {
+        return Err(FetchError::Cancelled);
+    }
+    progress.send_header(sink).await?;
+    Ok(trailer(fetcher, request, &snapshot, &progress, step, stats).await)
+}
+
+/// What to say at the end. What was sent is right, also where the rest failed.
+async fn trailer(
+    fetcher: &Fetcher,
+    request: &PartitionRequest,
+    snapshot: &Snapshot,
+    progress: &Progress,
+    step: Result<EndReason, FetchError>,
+    stats: &ReadStats,
+) -> PartitionTrailer {
+    let mut trailer = PartitionTrailer {
+        status: Status::Ok,
+        message: String::new(),
+        refused_by: None,
+        object: None,
+        next_offset: progress.next,
+        bytes: progress.bytes,
+        batches: progress.batches,
+        end: EndReason::Failed,
+        aborted: None,
+    };
+    match step {
+        Ok(end) => trailer.end = end,
+        Err(error) => trailer.fail(&error),
+    }
+    if request.isolation == Isolation::ReadCommitted {
+        let returned =
+            progress.first_base.and_then(|base| OffsetRange::new(base, progress.next - 1));
+        match aborted::collect(fetcher, snapshot, returned, stats).await {
+            Ok(found) => trailer.aborted = Some(found),
+            // Data without its aborted list would be served as committed.
+            Err(error) => trailer.fail(&error),
+        }
+    }
+    trailer
+}
+
+impl PartitionTrailer {
+    fn fail(&mut self, error: &FetchError) {
+        self.status = error.kind().into();
+        self.message = error.to_string();
+        self.object = error.object();
+        self.end = EndReason::Failed;
+    }
+}
+
+/// Sends the served log from `progress.next` on.
+async fn served(
+    fetcher: &Fetcher,
+    request: &PartitionRequest,
+    snapshot: &Arc<Snapshot>,
+    progress: &mut Progress,
+    sink: &Sink,
+    stats: &ReadStats,
+) -> Result<EndReason, FetchError> {
+    let bound = bound(request, snapshot);
+    loop {
+        if progress.next >= bound.offset {
+            return Ok(bound.reason);
+        }
+        match place(snapshot, progress.next).await? {
+            Place::Archive(entry) => {
+                stats.archive_opened();
+                let step = archive(fetcher, &entry, bound, progress, sink, stats).await?;
+                if let ControlFlow::Break(end) = step {
+                    return Ok(end);
+                }
+            }
+            Place::Gap(gap) => return Ok(EndReason::Gap(gap)),
+        }
+    }
+}
+
+/// What lies at an offset below `archived_through`.
+pub(super) enum Place {
+    Archive(Box<ArchiveEntry>),
+    Gap(Gap),
+}
+
+/// What `snapshot` has at `offset`.
+pub(super) async fn place(snapshot: &Snapshot, offset: i64) -> Result<Place, FetchError> {
+    let contradiction = || FetchError::Contradiction {
+        object: format!("manifest {}", snapshot.number()),
+        why: format!("no archive and no gap holds offset {offset}, though it is tiled"),
+    };
+    let at = OffsetRange::new(offset, offset).ok_or_else(contradiction)?;
+    let entries = snapshot.find_by_offset_range(at).await?;
+    if let Some(entry) = entries.into_iter().find(|entry| entry.summary.tiles) {
+        return Ok(Place::Archive(Box::new(entry)));
+    }
+    let gaps = snapshot.gaps_in(at).await?;
+    gaps.into_iter().next().map(Place::Gap).ok_or_else(contradiction)
+}
+
+/// Index of the first chunk of the log that may hold `offset`, and of the chunk
+/// after those worth reading for `wanted` bytes of answer.
+pub(super) fn chunks_for(toc: &Toc, offset: i64, wanted: u64) -> Option<std::ops::Range<usize>> {
+    let log = toc.log()?;
+    let (first, end) = (log.chunks.start as usize, log.chunks.end as usize);
+    let start = first + toc.chunks[first..end].partition_point(|chunk| chunk.last < offset);
+    // Where the answer begins inside its first chunk is not known before it is
+    // read, so that chunk counts for nothing.
+    let mut answer = 0;
+    let mut stop = (start + 1).min(end);
+    while stop < end && answer < wanted {
+        answer += u64::from(toc.chunks[stop].raw);
+        stop += 1;
+    }
+    (start < end).then_some(start..stop)
+}
+
+async fn archive(
+    fetcher: &Fetcher,
+    entry: &ArchiveEntry,
+    bound: Bound,
+    progress: &mut Progress,
+    sink: &Sink,
+    stats: &ReadStats,
+) -> Result<ControlFlow<EndReason>, FetchError> {
+    let toc = fetcher.reader.toc(entry, stats).await?;
+    let contradiction =
+        |why: String| FetchError::Contradiction { object: entry.key().to_string(), why };
+    while progress.next <= entry.summary.range.last() {
+        let Some(chunks) = chunks_for(&toc, progress.next, progress.wanted()) else {
+            return Err(contradiction(format!(
+                "its manifest says it holds offset {}, its table of contents does not",
+                progress.next
+            )));
+        };
+        let before = progress.next;
+        let mut stream = std::pin::pin!(fetcher.reader.chunks(entry, &toc, chunks, stats));
+        while let Some(raw) = stream.next().await {
+            let walked =
+                walk(&raw?, bound, progress).map_err(|why| contradiction(why.to_string()))?;
+            if let Some(data) = walked.data {
+                progress.send_data(sink, data).await?;
+            }
+            if let Some(end) = walked.end {
+                return Ok(ControlFlow::Break(end));
+            }
+        }
+        if progress.next == before {
+            return Err(contradiction(format!("no batch at or above offset {before}")));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+struct Walked {
+    data: Option<Data>,
+    end: Option<EndReason>,
+}
+
+/// Takes from one chunk the batches that belong to the answer.
+fn walk(
+    raw: &Bytes,
+    bound: Bound,
+    progress: &mut Progress,
+) -> Result<Walked, crate::archive::ArchiveError> {
+    let mut at = 0;
+    let mut from = None;
+    let mut ends: Vec<usize> = Vec::new();
+    let mut end = None;
+    for batch in batches_in(raw.clone()) {
+        let batch = batch?;
+        let len = batch.header().wire_len();
+        let range = batch.range();
+        if range.last() < progress.next {
+            at += len;
+            continue;
+        }
+        end = if range.last() >= bound.offset {
+            // Only whole batches below the bound; the last may end right before it.
+            Some(bound.reason)
+        } else if range.base() < progress.next && progress.batches > 0 {
+            Some(EndReason::OffsetsGoBack)
+        } else if !progress.admits(len) {
+            Some(EndReason::Limit)
+        } else {
+            None
+        };
+        if end.is_some() {
+            break;
+        }
+        let start = *from.get_or_insert(at);
+        at += len;
+        ends.push(at - start);
+        progress.sent(&batch, len);
+        progress.next = range.end();
+    }
+    let data = from.map(|from| Data { wire: raw.slice(from..at), ends });
+    Ok(Walked { data, end })
+}

@@ -1,0 +1,312 @@
+//! Owns reading archives by range: tables of contents, chunks, their caches and
+//! the budget of bytes in flight.
+//!
+//! Does not know what is asked for or why: callers name an archive and a range of
+//! its chunks. Every chunk handed out was verified against its digest first, so a
+//! caller never sees a byte that differs from what was archived.
+//!
+//! ```text
+//!  ArchiveEntry --toc()--> Toc --chunks(range)--> windows of neighbouring chunks
+//!                |                                 | one ranged request each
+//!                v                                 v
+//!            TOC cache                     verify, inflate, chunk cache
+//! ```
+
+mod stats;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
+
+use crate::archive::{ArchiveError, BatchList, Chunk, Toc};
+use crate::catalog::ArchiveEntry;
+use crate::error::{Classify, ErrorKind};
+use crate::store::{Store, StoreError};
+
+pub use stats::{ReadStats, ReadTotals};
+
+/// Bytes one ranged request asks for at most, unless one chunk alone is larger:
+/// enough to keep a connection busy, little enough to hand out the first batch soon.
+pub const WINDOW_BYTES_MAX: u64 = 4 << 20;
+/// Windows of one reader under way at once: the next is on its way while the
+/// consumer works on this one.
+const WINDOWS_AHEAD: usize = 2;
+/// Bytes of all readers together that are requested and not yet handed out.
+const IN_FLIGHT_BYTES_MAX: usize = 128 << 20;
+/// Unit of the in-flight budget: a semaphore counts in `u32`.
+const PERMIT_BYTES: usize = 1 << 10;
+/// Least memory charged for a cached object, for its key and bookkeeping.
+const CACHE_ENTRY_BYTES: u64 = 128;
+
+/// Sizes of the caches.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadOptions {
+    /// Bytes of decoded tables of contents kept in memory. One costs about 64
+    /// bytes per 256 KiB of archive; a miss costs one request per archive read.
+    pub toc_cache_bytes: u64,
+    /// Bytes of verified, inflated chunks kept in memory.
+    pub chunk_cache_bytes: u64,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self { toc_cache_bytes: 32 << 20, chunk_cache_bytes: 64 << 20 }
+    }
+}
+
+/// Why an archive could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The store did not give the bytes.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The bytes are not those that were archived.
+    #[error(
+        "archive {object}: {source}; the range is quarantined, run `tierd verify --deep` on it"
+    )]
+    Archive {
+        /// Name of the object.
+        object: String,
+        /// What is wrong with it.
+        source: ArchiveError,
+    },
+    /// A worker thread died, which is a defect.
+    #[error("a read of archive {object} did not finish: {why}")]
+    Worker {
+        /// Name of the object.
+        object: String,
+        /// What the runtime says.
+        why: String,
+    },
+}
+
+impl Classify for ReadError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Store(source) => source.kind(),
+            Self::Archive { source, .. } => source.kind(),
+            Self::Worker { .. } => ErrorKind::Internal,
+        }
+    }
+}
+
+/// Which chunk of which archive: archives are named by the digest of their bytes.
+type ChunkKey = ([u8; 32], u32);
+
+#[derive(Clone, Debug)]
+struct TocWeight;
+impl Weighter<[u8; 32], Arc<Toc>> for TocWeight {
+    fn weight(&self, _: &[u8; 32], toc: &Arc<Toc>) -> u64 {
+        CACHE_ENTRY_BYTES + (toc.chunks.len() * size_of::<Chunk>()) as u64
+    }
+}
+
+#[derive(Clone, Debug)]
+struct ChunkWeight;
+impl Weighter<ChunkKey, Bytes> for ChunkWeight {
+    fn weight(&self, _: &ChunkKey, raw: &Bytes) -> u64 {
+        CACHE_ENTRY_BYTES + raw.len() as u64
+    }
+}
+
+/// Reads archives by range. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ArchiveReader {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    tocs: Cache<[u8; 32], Arc<Toc>, TocWeight>,
+    chunks: Cache<ChunkKey, Bytes, ChunkWeight>,
+    in_flight: Arc<Semaphore>,
+}
+
+/// Neighbouring chunks that one request brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Indices into [`Toc::chunks`].
+    pub chunks: Range<usize>,
+    /// Bytes of the object.
+    pub place: Range<u64>,
+}
+
+impl ArchiveReader {
+    /// A reader over `store` with empty caches.
+    #[must_use]
+    pub fn new(store: Store, options: ReadOptions) -> Self {
+        let items =
+            |bytes: u64, each: u64| usize::try_from(bytes / each).unwrap_or(usize::MAX).max(8);
+        let inner = Inner {
+            store,
+            tocs: Cache::with_weighter(
+                items(options.toc_cache_bytes, 4 << 10),
+                options.toc_cache_bytes,
+                TocWeight,
+            ),
+            chunks: Cache::with_weighter(
+                items(options.chunk_cache_bytes, 256 << 10),
+                options.chunk_cache_bytes,
+                ChunkWeight,
+            ),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX / PERMIT_BYTES)),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Whether the table of contents of `entry` is at hand without a request.
+    #[must_use]
+    pub fn has_toc(&self, entry: &ArchiveEntry) -> bool {
+        self.inner.tocs.peek(&entry.summary.digest).is_some()
+    }
+
+    /// Whether a chunk of `entry` is at hand without a request.
+    #[must_use]
+    pub fn has_chunk(&self, entry: &ArchiveEntry, chunk: usize) -> bool {
+        self.inner.chunks.peek(&chunk_key(entry, chunk)).is_some()
+    }
+
+    /// The table of contents of `entry`: from the cache, or by one request for
+    /// exactly its bytes, whose digest the manifest pins.
+    ///
+    /// # Errors
+    /// When the store fails, or the bytes are not those the manifest pins.
+    pub async fn toc(
+        &self,
+        entry: &ArchiveEntry,
+        stats: &ReadStats,
+    ) -> Result<Arc<Toc>, ReadError> {
+        let found = self.inner.tocs.get_value_or_guard_async(&entry.summary.digest).await;
+        let guard = match found {
+            Ok(toc) => {
+                stats.toc_hit();
+                return Ok(toc);
+            }
+            Err(guard) => guard,
+        };
+        let place = entry.summary.toc;
+        let key = entry.key();
+        let range = place.offset..place.offset + u64::from(place.length);
+        let packed = self.inner.store.get_range(&key, range).await?;
+        stats.toc_request(packed.len() as u64);
+        let toc = Toc::decode(&packed, &place)
+            .map_err(|source| ReadError::Archive { object: key.to_string(), source })?;
+        let toc = Arc::new(toc);
+        // A guard that fails to insert lost to an eviction; the value is still right.
+        let _ = guard.insert(Arc::clone(&toc));
+        Ok(toc)
+    }
+
+    /// The chunks `wanted` of `entry`, in order, verified and inflated.
+    /// Neighbours that are not cached come by one request of about
+    /// [`WINDOW_BYTES_MAX`]; the next request is under way while one is consumed.
+    pub fn chunks<'a>(
+        &'a self,
+        entry: &'a ArchiveEntry,
+        toc: &'a Arc<Toc>,
+        wanted: Range<usize>,
+        stats: &'a ReadStats,
+    ) -> impl Stream<Item = Result<Bytes, ReadError>> + Send + 'a {
+        let windows = self.windows(entry, toc, wanted);
+        stream::iter(windows)
+            .map(move |window| self.window(entry, toc, window, stats))
+            .buffered(WINDOWS_AHEAD)
+            .map_ok(|chunks| stream::iter(chunks).map(Ok))
+            .try_flatten()
+    }
+
+    /// How `wanted` would be requested: cached chunks split the windows.
+    #[must_use]
+    pub fn windows(&self, entry: &ArchiveEntry, toc: &Toc, wanted: Range<usize>) -> Vec<Window> {
+        let mut windows: Vec<Window> = Vec::new();
+        let mut last_cached = None;
+        for index in wanted {
+            let chunk = &toc.chunks[index];
+            let end = chunk.place + u64::from(chunk.packed);
+            let cached = self.has_chunk(entry, index);
+            match windows.last_mut() {
+                Some(window)
+                    if last_cached == Some(cached)
+                        && window.place.end == chunk.place
+                        && end - window.place.start <= WINDOW_BYTES_MAX =>
+                {
+                    window.chunks.end = index + 1;
+                    window.place.end = end;
+                }
+                _ => windows.push(Window { chunks: index..index + 1, place: chunk.place..end }),
+            }
+            last_cached = Some(cached);
+        }
+        windows
+    }
+
+    async fn window(
+        &self,
+        entry: &ArchiveEntry,
+        toc: &Arc<Toc>,
+        window: Window,
+        stats: &ReadStats,
+    ) -> Result<Vec<Bytes>, ReadError> {
+        let cached: Option<Vec<Bytes>> =
+            window.chunks.clone().map(|i| self.inner.chunks.get(&chunk_key(entry, i))).collect();
+        if let Some(chunks) = cached {
+            stats.chunk_hits(chunks.len() as u64);
+            return Ok(chunks);
+        }
+        let key = entry.key();
+        let length = window.place.end - window.place.start;
+        let permits = (length as usize).min(IN_FLIGHT_BYTES_MAX).div_ceil(PERMIT_BYTES) as u32;
+        let budget = Arc::clone(&self.inner.in_flight);
+        let Ok(_permit) = budget.acquire_many_owned(permits).await else {
+            unreachable!("the budget is never closed");
+        };
+        let packed = self.inner.store.get_range(&key, window.place.clone()).await?;
+        stats.chunk_request(packed.len() as u64);
+
+        let (inner, toc, digest) = (Arc::clone(&self.inner), Arc::clone(toc), entry.summary.digest);
+        // Hashing and inflating take milliseconds: not on the threads that serve.
+        let unpack = move || {
+            window
+                .chunks
+                .map(|index| {
+                    let chunk = &toc.chunks[index];
+                    let start = (chunk.place - window.place.start) as usize;
+                    let raw = chunk.unpack(packed.slice(start..start + chunk.packed as usize))?;
+                    inner.chunks.insert((digest, index as u32), raw.clone());
+                    Ok(raw)
+                })
+                .collect::<Result<Vec<Bytes>, ArchiveError>>()
+        };
+        tokio::task::spawn_blocking(unpack)
+            .await
+            .map_err(|died| ReadError::Worker { object: key.to_string(), why: died.to_string() })?
+            .map_err(|source| ReadError::Archive { object: key.to_string(), source })
+    }
+
+    /// The list of every batch in `entry`, the proof of what it commits.
+    ///
+    /// # Errors
+    /// As [`Self::toc`], or when the archive has no readable list.
+    pub async fn batch_list(
+        &self,
+        entry: &ArchiveEntry,
+        stats: &ReadStats,
+    ) -> Result<BatchList, ReadError> {
+        let toc = self.toc(entry, stats).await?;
+        let broken = |source| ReadError::Archive { object: entry.key().to_string(), source };
+        let file = toc.batches().map_err(broken)?;
+        let range = file.chunks.start as usize..file.chunks.end as usize;
+        let chunks: Vec<Bytes> = self.chunks(entry, &toc, range, stats).try_collect().await?;
+        BatchList::decode(chunks.concat().into()).map_err(broken)
+    }
+}
+
+fn chunk_key(entry: &ArchiveEntry, chunk: usize) -> ChunkKey {
+    (entry.summary.digest, chunk as u32)
+}
