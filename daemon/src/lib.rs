@@ -74,4 +74,6 @@ pub mod catalog;
 
 pub mod read;
 
+pub mod indexer;
+
 pub mod fetch;

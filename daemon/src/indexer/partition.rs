@@ -1,0 +1,245 @@
+//! Owns one partition's way from scan to commit, and doing it again when another
+//! writer committed first.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::build::{Built, Cursor, Site, build, build_latecomers};
+use super::plan::{Archived, Frame, Plan, Run, plan};
+use super::report::PartitionReport;
+use super::scan::{Scanned, Segments, drop_copies, hull, scan_all};
+use super::{IndexError, Indexer, RACES_MAX};
+use crate::archive::{ArchiveIdentity, BuiltArchive, OpenTransaction};
+use crate::catalog::{ArchiveEntry, CatalogError, Edit, Gap, Snapshot};
+use crate::read::ReadStats;
+use crate::record::OffsetRange;
+use crate::wal::PartitionDir;
+
+/// Whether the plan was carried out or is out of date.
+enum Outcome {
+    Done,
+    Outrun,
+}
+
+/// Archives what `dir` holds and is not committed yet.
+pub(super) async fn archive(
+    indexer: &Indexer,
+    dir: &PartitionDir,
+    report: &mut PartitionReport,
+) -> Result<(), IndexError> {
+    let dir = Arc::new(dir.clone());
+    let scanned = scan(indexer, &dir, report).await?;
+    let segments = Arc::new(scanned.segments);
+    for _ in 0..RACES_MAX {
+        let snapshot = indexer.catalog.load(&dir.tp, None).await?;
+        let mut frames = scanned.frames.clone();
+        report.known = drop_committed(indexer, snapshot.as_deref(), &mut frames).await?;
+        let plan = make_plan(snapshot.as_deref(), &mut frames, &scanned.suspect).await?;
+        let incarnation = snapshot.as_deref().map_or(0, Snapshot::incarnation);
+        let site = Site {
+            format: indexer.format,
+            dir: Arc::clone(&dir),
+            segments: Arc::clone(&segments),
+            frames: Arc::new(frames),
+            identity: ArchiveIdentity { tp: dir.tp.clone(), incarnation },
+            options: indexer.options,
+            scratch: indexer.scratch.clone(),
+        };
+        let mut carrier = Carrier { indexer, site, snapshot, report };
+        if let Outcome::Done = carrier.carry_out(plan).await? {
+            report.archived_through =
+                carrier.snapshot.as_deref().map_or(0, Snapshot::archived_through);
+            return Ok(());
+        }
+    }
+    Err(IndexError::Outrun)
+}
+
+async fn scan(
+    indexer: &Indexer,
+    dir: &Arc<PartitionDir>,
+    report: &mut PartitionReport,
+) -> Result<Scanned, IndexError> {
+    let (format, dir) = (indexer.format, Arc::clone(dir));
+    let (mut scanned, copies) = blocking(move || {
+        let mut scanned = scan_all(format, &dir);
+        let segments = scanned.segments.clone();
+        let mut readers = Segments::new(format, &dir, &segments);
+        let copies = drop_copies(&mut scanned.frames, &mut readers);
+        Ok((scanned, copies))
+    })
+    .await?;
+    report.segments = scanned.segments.len();
+    report.found = scanned.frames.len() as u64 + copies;
+    report.copies = copies;
+    report.findings.append(&mut scanned.findings);
+    Ok(scanned)
+}
+
+/// Takes out the frames that some committed archive holds; returns how many.
+async fn drop_committed(
+    indexer: &Indexer,
+    snapshot: Option<&Snapshot>,
+    frames: &mut Vec<Frame>,
+) -> Result<u64, IndexError> {
+    let (Some(snapshot), Some(hull)) = (snapshot, hull(frames)) else { return Ok(0) };
+    let mut uncommitted: HashSet<_> = frames.iter().map(Frame::identity).collect();
+    let stats = ReadStats::default();
+    for entry in snapshot.find_by_offset_range(hull).await? {
+        let list = indexer.reader.batch_list(&entry, &stats).await?;
+        for batch in list.chain().chain(list.overlaps()) {
+            uncommitted.remove(&(batch.base, batch.last, batch.len, batch.crc32c));
+        }
+    }
+    let before = frames.len();
+    frames.retain(|frame| uncommitted.contains(&frame.identity()));
+    Ok((before - frames.len()) as u64)
+}
+
+async fn make_plan(
+    snapshot: Option<&Snapshot>,
+    frames: &mut [Frame],
+    suspect: &[OffsetRange],
+) -> Result<Plan, IndexError> {
+    let archived = match snapshot {
+        None => Archived { is_new: true, ..Archived::default() },
+        Some(snapshot) => Archived {
+            through: snapshot.archived_through(),
+            gaps: snapshot.gaps().await?,
+            is_new: false,
+        },
+    };
+    Ok(plan(frames, &archived, suspect))
+}
+
+/// Carries out one plan, commit by commit.
+struct Carrier<'a> {
+    indexer: &'a Indexer,
+    site: Site,
+    snapshot: Option<Arc<Snapshot>>,
+    report: &'a mut PartitionReport,
+}
+
+impl Carrier<'_> {
+    async fn carry_out(&mut self, plan: Plan) -> Result<Outcome, IndexError> {
+        let mut gaps = plan.gaps.into_iter().peekable();
+        for run in plan.runs {
+            let mut before: Vec<Gap> = Vec::new();
+            while !run.fill
+                && let Some(gap) = gaps.next_if(|gap| gap.range.last() < run.start)
+            {
+                before.push(gap);
+            }
+            if let Outcome::Outrun = self.archive_run(run, before).await? {
+                return Ok(Outcome::Outrun);
+            }
+        }
+        self.archive_latecomers(plan.latecomers).await
+    }
+
+    /// Archives one stretch, as one archive or as many as it takes. The gaps
+    /// before it are declared by the same commit as its first archive.
+    async fn archive_run(&mut self, run: Run, mut gaps: Vec<Gap>) -> Result<Outcome, IndexError> {
+        let run = Arc::new(run);
+        let mut cursor = Cursor::at(&run);
+        while cursor.chain < run.chain.len() {
+            let (site, job) = (self.site.clone(), Arc::clone(&run));
+            let open = self.open_at(cursor.start, run.fill);
+            let Built { archive, next } =
+                blocking(move || build(&site, &job, cursor, open)).await?;
+            let edit = Edit {
+                gaps: std::mem::take(&mut gaps),
+                open_transactions: Some(self.open_after(&archive, run.fill, cursor.start)),
+                ..Edit::default()
+            };
+            if let Outcome::Outrun = self.publish(archive, edit).await? {
+                return Ok(Outcome::Outrun);
+            }
+            cursor = next;
+        }
+        // An archive that filled up left some beneath for one of their own.
+        self.archive_latecomers(run.overlaps[cursor.overlaps..].to_vec()).await
+    }
+
+    async fn archive_latecomers(&mut self, late: Vec<u32>) -> Result<Outcome, IndexError> {
+        let mut rest = late;
+        while !rest.is_empty() {
+            let (site, now) = (self.site.clone(), rest.clone());
+            let (archive, taken) = blocking(move || build_latecomers(&site, &now)).await?;
+            if let Outcome::Outrun = self.publish(archive, Edit::default()).await? {
+                return Ok(Outcome::Outrun);
+            }
+            rest.drain(..taken);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// The transactions open where an archive begins: for growth all that the
+    /// manifest knows, inside a gap only those that began before it.
+    fn open_at(&self, start: i64, fill: bool) -> Vec<OpenTransaction> {
+        let all = self.snapshot.as_deref().map_or(&[][..], Snapshot::open_transactions);
+        all.iter().copied().filter(|open| !fill || open.first_offset < start).collect()
+    }
+
+    /// The transactions open at the end of the log once `archive` is committed.
+    fn open_after(&self, archive: &BuiltArchive, fill: bool, start: i64) -> Vec<OpenTransaction> {
+        let mut open = archive.open.clone();
+        if fill {
+            let all = self.snapshot.as_deref().map_or(&[][..], Snapshot::open_transactions);
+            open.extend(all.iter().copied().filter(|known| known.first_offset >= start));
+        }
+        open
+    }
+
+    /// Uploads `archive` under the name of the next manifest and commits it.
+    async fn publish(&mut self, archive: BuiltArchive, edit: Edit) -> Result<Outcome, IndexError> {
+        let indexer = self.indexer;
+        indexer.probed.get_or_try_init(|| indexer.catalog.probe()).await?;
+        let number = self.snapshot.as_deref().map_or(0, Snapshot::number) + 1;
+        let identity = &self.site.identity;
+        let entry =
+            ArchiveEntry::new(indexer.catalog.cluster(), identity, number, archive.summary.clone());
+        indexer.store.put_file(&entry.key(), &archive.path).await?;
+        let gaps = edit.gaps.clone();
+        let edit = Edit { add: vec![entry], ..edit };
+        let committed = indexer
+            .catalog
+            .commit(&identity.tp, identity.incarnation, self.snapshot.clone(), edit)
+            .await;
+        match committed {
+            Ok(committed) => {
+                self.snapshot = Some(Arc::clone(committed.snapshot()));
+                self.count(&archive, gaps);
+                Ok(Outcome::Done)
+            }
+            Err(CatalogError::Lost { .. }) => Ok(Outcome::Outrun),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn count(&mut self, archive: &BuiltArchive, gaps: Vec<Gap>) {
+        let summary = &archive.summary;
+        tracing::info!(
+            partition = %self.site.identity.tp,
+            range = %summary.range,
+            batches = summary.batches,
+            bytes = summary.length,
+            "archive committed"
+        );
+        self.report.archives += 1;
+        if summary.tiles {
+            self.report.ranges.push(summary.range);
+        }
+        self.report.batches += u64::from(summary.batches);
+        self.report.overlaps += u64::from(summary.overlaps);
+        self.report.bytes += summary.length;
+        self.report.gaps.extend(gaps);
+    }
+}
+
+/// Runs CPU and file work off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
+) -> Result<T, IndexError> {
+    tokio::task::spawn_blocking(work).await.map_err(|died| IndexError::Worker(died.to_string()))?
+}

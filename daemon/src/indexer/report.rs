@@ -1,0 +1,106 @@
+//! Owns what a run of the indexer tells: what was archived, what was found.
+
+use super::IndexError;
+use crate::catalog::Gap;
+use crate::record::{OffsetRange, TopicPartition};
+
+/// Something in the WAL that a person should know: one line, saying what, where
+/// and what happened to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The line.
+    pub line: String,
+    /// Whether data was found damaged, as opposed to merely odd.
+    pub damage: bool,
+}
+
+/// What became of one partition.
+#[derive(Debug)]
+pub struct PartitionReport {
+    /// The partition.
+    pub tp: TopicPartition,
+    /// Segments read.
+    pub segments: usize,
+    /// Batches in them that verify.
+    pub found: u64,
+    /// Of these, batches that were committed before.
+    pub known: u64,
+    /// Of these, copies of other batches in the WAL.
+    pub copies: u64,
+    /// Archives committed now.
+    pub archives: u32,
+    /// Offsets they tile, in order of commit.
+    pub ranges: Vec<OffsetRange>,
+    /// Batches that are served from now on.
+    pub batches: u64,
+    /// Batches archived beneath others.
+    pub overlaps: u64,
+    /// Bytes of the new objects.
+    pub bytes: u64,
+    /// Gaps declared now.
+    pub gaps: Vec<Gap>,
+    /// First offset that is not archived.
+    pub archived_through: i64,
+    /// What a person should know.
+    pub findings: Vec<Finding>,
+    /// Why the partition could not be archived to its end.
+    pub error: Option<IndexError>,
+}
+
+impl PartitionReport {
+    pub(super) fn new(tp: TopicPartition) -> Self {
+        Self {
+            tp,
+            segments: 0,
+            found: 0,
+            known: 0,
+            copies: 0,
+            archives: 0,
+            ranges: Vec::new(),
+            batches: 0,
+            overlaps: 0,
+            bytes: 0,
+            gaps: Vec::new(),
+            archived_through: 0,
+            findings: Vec::new(),
+            error: None,
+        }
+    }
+}
+
+/// What became of a whole run.
+#[derive(Debug)]
+pub struct RunReport {
+    /// Partitions, ascending.
+    pub partitions: Vec<PartitionReport>,
+    /// Findings outside any partition: folders and files that could not be read.
+    pub findings: Vec<Finding>,
+}
+
+impl RunReport {
+    pub(super) fn new(unreadable: Vec<String>) -> Self {
+        let findings = unreadable.into_iter().map(|line| Finding { line, damage: true }).collect();
+        Self { partitions: Vec::new(), findings }
+    }
+
+    pub(super) fn add(&mut self, partition: PartitionReport) {
+        self.partitions.push(partition);
+    }
+
+    pub(super) fn sort(&mut self) {
+        self.partitions.sort_by(|a, b| a.tp.cmp(&b.tp));
+    }
+
+    /// Whether some partition could not be archived to its end.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.partitions.iter().any(|partition| partition.error.is_some())
+    }
+
+    /// Whether damaged data was found anywhere.
+    #[must_use]
+    pub fn damaged(&self) -> bool {
+        let mut all = self.partitions.iter().flat_map(|p| &p.findings).chain(&self.findings);
+        all.any(|finding| finding.damage)
+    }
+}
