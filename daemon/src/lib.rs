@@ -77,3 +77,5 @@ pub mod read;
 pub mod indexer;
 
 pub mod fetch;
+
+pub mod upkeep;

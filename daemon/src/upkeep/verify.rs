@@ -1,0 +1,271 @@
+//! Owns checking one partition against its manifests and objects.
+//!
+//! Two depths. The shallow one asks whether everything a manifest references is
+//! there, has the length it says, and whose table of contents has the digest it
+//! says. The deep one reads every object whole, with other decoders than the read
+//! path's, and compares every byte with every digest.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use futures::Stream;
+use tokio_util::io::StreamReader;
+
+use crate::archive::{ArchiveSummary, verify_stream};
+use crate::catalog::{ArchiveEntry, Catalog, CatalogError, Gap, Snapshot};
+use crate::error::{Classify, ErrorKind};
+use crate::read::{ArchiveReader, ReadError, ReadStats};
+use crate::record::{OffsetRange, TopicPartition};
+use crate::store::{ObjectKey, Store, StoreError};
+
+/// Bytes one request of a deep check asks for.
+const PIECE_BYTES: u64 = 8 << 20;
+
+/// Why a check could not be carried out; not what it found.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The catalog could not be read.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A worker thread died, which is a defect.
+    #[error("{0}")]
+    Worker(String),
+}
+
+impl Classify for VerifyError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Store(source) => source.kind(),
+            Self::Catalog(source) => source.kind(),
+            Self::Worker(_) => ErrorKind::Internal,
+        }
+    }
+}
+
+/// What is wrong with an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// All is as it was archived.
+    Ok,
+    /// It is not in the store.
+    Lost,
+    /// Its bytes are not those that were archived.
+    Corrupt,
+}
+
+impl std::fmt::Display for Health {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Ok => "OK",
+            Self::Lost => "LOST",
+            Self::Corrupt => "CORRUPT",
+        })
+    }
+}
+
+/// Something that is not well.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// Lost or corrupt.
+    pub health: Health,
+    /// Name of the object.
+    pub object: String,
+    /// The offsets that cannot be read because of it.
+    pub range: Option<OffsetRange>,
+    /// What exactly is wrong.
+    pub why: String,
+}
+
+/// What a check of one partition found.
+#[derive(Clone, Debug, Default)]
+pub struct Check {
+    /// Manifest that was checked.
+    pub generation: u64,
+    /// Archives checked.
+    pub archives: u64,
+    /// Bytes read and compared.
+    pub bytes: u64,
+    /// Batches whose own CRC-32C was wrong already in the WAL: kept, no problem.
+    pub bad_crcs: u64,
+    /// Batches beneath the served log.
+    pub overlaps: u64,
+    /// What is not well.
+    pub problems: Vec<Problem>,
+}
+
+/// Checks one partition. What is wrong is collected, never the end of the check.
+///
+/// # Errors
+/// When the store cannot be asked, as opposed to answering badly.
+pub async fn verify_partition(
+    store: &Store,
+    catalog: &Catalog,
+    reader: &ArchiveReader,
+    tp: &TopicPartition,
+    incarnation: u32,
+    deep: bool,
+) -> Result<Check, VerifyError> {
+    let mut check = Check::default();
+    let snapshot = match catalog.load(tp, Some(incarnation)).await {
+        Ok(Some(snapshot)) => snapshot,
+        Ok(None) => return Ok(check),
+        Err(error) => return lost_catalog(check, tp, error),
+    };
+    check.generation = snapshot.number();
+    if let Err(error) = catalog.verify_history(&snapshot).await {
+        check = lost_catalog(check, tp, error)?;
+    }
+    let entries = match snapshot.entries().await {
+        Ok(entries) => entries,
+        Err(error) => return lost_catalog(check, tp, error),
+    };
+    match snapshot.gaps().await {
+        Ok(gaps) => check_tiling(&snapshot, &entries, &gaps, &mut check),
+        Err(error) => return lost_catalog(check, tp, error),
+    }
+    for entry in &entries {
+        check.archives += 1;
+        check.bad_crcs += u64::from(entry.summary.bad_crcs);
+        check.overlaps += u64::from(entry.summary.overlaps);
+        if let Some(problem) = check_archive(store, reader, entry, deep, &mut check.bytes).await? {
+            check.problems.push(problem);
+        }
+    }
+    Ok(check)
+}
+
+/// A catalog that is damaged is a finding; one that cannot be asked is an error.
+fn lost_catalog(
+    mut check: Check,
+    tp: &TopicPartition,
+    error: CatalogError,
+) -> Result<Check, VerifyError> {
+    let health = match error.kind() {
+        ErrorKind::Corrupt => Health::Corrupt,
+        ErrorKind::NotFound => Health::Lost,
+        _ => return Err(error.into()),
+    };
+    let object = format!("manifests of {tp}");
+    check.problems.push(Problem { health, object, range: None, why: error.to_string() });
+    Ok(check)
+}
+
+/// Every offset below `archived_through` is in exactly one archive or gap.
+fn check_tiling(snapshot: &Snapshot, entries: &[ArchiveEntry], gaps: &[Gap], check: &mut Check) {
+    let offsets = |range: OffsetRange| (range.end() - range.base()) as u64;
+    let tiles: u64 = entries
+        .iter()
+        .filter(|entry| entry.summary.tiles)
+        .map(|entry| offsets(entry.summary.range))
+        .sum();
+    let gaps: u64 = gaps.iter().map(|gap| offsets(gap.range)).sum();
+    let whole = snapshot.archived_through().saturating_sub(snapshot.log_start()) as u64;
+    if tiles + gaps != whole {
+        check.problems.push(Problem {
+            health: Health::Corrupt,
+            object: format!("manifest {}", snapshot.number()),
+            range: None,
+            why: format!(
+                "archives hold {tiles} offsets and gaps {gaps}, of {whole} that are archived"
+            ),
+        });
+    }
+}
+
+async fn check_archive(
+    store: &Store,
+    reader: &ArchiveReader,
+    entry: &ArchiveEntry,
+    deep: bool,
+    bytes: &mut u64,
+) -> Result<Option<Problem>, VerifyError> {
+    let key = entry.key();
+    let problem = |health, why: String| {
+        Some(Problem { health, object: key.to_string(), range: Some(entry.summary.range), why })
+    };
+    match store.head(&key).await? {
+        None => return Ok(problem(Health::Lost, "the store does not have it".to_owned())),
+        Some(length) if length != entry.summary.length => {
+            let why = format!("it has {length} bytes, its manifest says {}", entry.summary.length);
+            return Ok(problem(Health::Corrupt, why));
+        }
+        Some(_) => {}
+    }
+    let checked = if deep {
+        *bytes += entry.summary.length;
+        read_whole(store, entry).await
+    } else {
+        *bytes += u64::from(entry.summary.toc.length);
+        reader.toc(entry, &ReadStats::default()).await.map(|_| entry.summary.clone())
+    };
+    match checked {
+        Ok(found) if agrees(&found, &entry.summary) => Ok(None),
+        Ok(_) => {
+            let why = "it says other things of itself than its manifest".to_owned();
+            Ok(problem(Health::Corrupt, why))
+        }
+        Err(ReadError::Store(error)) if error.kind() == ErrorKind::NotFound => {
+            Ok(problem(Health::Lost, error.to_string()))
+        }
+        Err(ReadError::Store(error)) => Err(error.into()),
+        Err(ReadError::Archive { source, .. }) => Ok(problem(Health::Corrupt, source.to_string())),
+        Err(error @ ReadError::Worker { .. }) => Err(VerifyError::Worker(error.to_string())),
+    }
+}
+
+/// Whether an archive is what its manifest says. One that fills a gap may hold
+/// more offsets than it tiles.
+fn agrees(found: &ArchiveSummary, said: &ArchiveSummary) -> bool {
+    let covers = found.range.base() <= said.range.base() && said.range.last() <= found.range.last();
+    covers && ArchiveSummary { range: said.range, ..found.clone() } == *said
+}
+
+/// Reads an object from end to end, in pieces, with foreign decoders.
+async fn read_whole(store: &Store, entry: &ArchiveEntry) -> Result<ArchiveSummary, ReadError> {
+    let (key, length, place) = (entry.key(), entry.summary.length, entry.summary.toc);
+    let object = key.to_string();
+    let packed_toc = store.get_range(&key, place.range()).await?;
+    // The decoders see a failed request as a stream that ends: what failed is kept.
+    let failed: Arc<OnceLock<StoreError>> = Arc::default();
+    let pieces = pieces(store.clone(), key, length, Arc::clone(&failed));
+    let read = move || verify_stream(StreamReader::new(pieces), length, &packed_toc, &place);
+    let verified = tokio::task::spawn_blocking(read)
+        .await
+        .map_err(|died| ReadError::Worker { object: object.clone(), why: died.to_string() })?;
+    match (Arc::into_inner(failed).and_then(OnceLock::into_inner), verified) {
+        (Some(error), _) => Err(error.into()),
+        (None, Ok(verified)) => Ok(verified.summary),
+        (None, Err(source)) => Err(ReadError::Archive { object, source }),
+    }
+}
+
+/// The bytes of an object, [`PIECE_BYTES`] at a time; ends at the first failure.
+fn pieces(
+    store: Store,
+    key: ObjectKey,
+    length: u64,
+    failed: Arc<OnceLock<StoreError>>,
+) -> Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>> {
+    Box::pin(futures::stream::unfold((0, failed), move |(at, failed)| {
+        let (store, key) = (store.clone(), key.clone());
+        async move {
+            if at >= length {
+                return None;
+            }
+            let to = (at + PIECE_BYTES).min(length);
+            match store.get_range(&key, at..to).await {
+                Ok(piece) => Some((Ok(piece), (to, failed))),
+                Err(error) => {
+                    let told = std::io::Error::other(error.to_string());
+                    // Only the first failure counts.
+                    let _ = failed.set(error);
+                    Some((Err(told), (length, failed)))
+                }
+            }
+        }
+    }))
+}
