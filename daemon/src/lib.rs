@@ -79,3 +79,5 @@ pub mod indexer;
 pub mod fetch;
 
 pub mod upkeep;
+
+pub mod grpc;

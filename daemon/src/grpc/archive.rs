@@ -1,0 +1,213 @@
+//! Owns the calls of `tierd.v1.Archive`: each turns a request into a call of
+//! `fetch` and the answer into messages.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use tierd_proto::v1::{
+    self, DescribeArchiveRequest, DescribeArchiveResponse, End, ExplainFetchRequest,
+    ExplainFetchResponse, FetchArchivedRequest, FetchArchivedResponse, ListArchivesRequest,
+    ListArchivesResponse, fetch_archived_response::Frame,
+};
+use tokio::sync::mpsc::{self, error::TryRecvError};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use tracing::Instrument;
+
+use super::convert;
+use super::frames::Joiner;
+use crate::fetch::{EVENTS_QUEUED_MAX, FetchEvent, FetchRequest, Fetcher};
+use crate::read::ReadStats;
+use crate::record::{TopicName, TopicPartition};
+
+type Frames = mpsc::Sender<Result<FetchArchivedResponse, Status>>;
+type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The service, over whatever answers fetches.
+#[derive(Clone, Debug)]
+pub(super) struct ArchiveService {
+    fetcher: Fetcher,
+}
+
+impl ArchiveService {
+    pub(super) fn new(fetcher: Fetcher) -> Self {
+        Self { fetcher }
+    }
+
+    /// The partitions a request means: those it names, or all.
+    async fn partitions(
+        &self,
+        named: Vec<v1::TopicPartition>,
+    ) -> Result<Vec<(TopicPartition, Option<u32>)>, Status> {
+        if named.is_empty() {
+            let all = self.fetcher.partitions().await.map_err(|error| convert::status(&error))?;
+            return Ok(all.into_iter().map(|(tp, incarnation)| (tp, Some(incarnation))).collect());
+        }
+        let parse = |named: v1::TopicPartition| {
+            Ok((convert::topic_partition(&named.topic, named.partition)?, named.incarnation))
+        };
+        named.into_iter().map(parse).collect()
+    }
+}
+
+#[tonic::async_trait]
+impl v1::archive_server::Archive for ArchiveService {
+    type FetchArchivedStream = Answer<FetchArchivedResponse>;
+
+    async fn fetch_archived(
+        &self,
+        request: Request<FetchArchivedRequest>,
+    ) -> Result<Response<Self::FetchArchivedStream>, Status> {
+        let request = convert::fetch_request(request.into_inner())?;
+        let (frames, answer) = mpsc::channel(EVENTS_QUEUED_MAX);
+        let span = tracing::info_span!("fetch_archived", partitions = request.partitions.len());
+        tokio::spawn(stream_fetch(self.fetcher.clone(), request, frames).instrument(span));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answer))))
+    }
+
+    async fn describe_archive(
+        &self,
+        request: Request<DescribeArchiveRequest>,
+    ) -> Result<Response<DescribeArchiveResponse>, Status> {
+        let mut partitions = Vec::new();
+        for (tp, incarnation) in self.partitions(request.into_inner().partitions).await? {
+            let described = self.fetcher.describe(&tp, incarnation).await;
+            partitions.push(convert::description(&tp, described));
+        }
+        Ok(Response::new(DescribeArchiveResponse { partitions }))
+    }
+
+    type ListArchivesStream = Answer<ListArchivesResponse>;
+
+    async fn list_archives(
+        &self,
+        request: Request<ListArchivesRequest>,
+    ) -> Result<Response<Self::ListArchivesStream>, Status> {
+        let wanted = request.into_inner();
+        let partitions = if wanted.topic.is_empty() {
+            if wanted.partition.is_some() || wanted.incarnation.is_some() {
+                return Err(Status::invalid_argument("a partition or incarnation needs its topic"));
+            }
+            self.partitions(Vec::new()).await?
+        } else if let Some(partition) = wanted.partition {
+            vec![(convert::topic_partition(&wanted.topic, partition)?, wanted.incarnation)]
+        } else {
+            let topic = TopicName::new(&wanted.topic)
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let all = self.partitions(Vec::new()).await?;
+            let of_topic: Vec<_> = all.into_iter().filter(|(tp, _)| *tp.topic() == topic).collect();
+            if of_topic.is_empty() {
+                return Err(Status::not_found(format!("nothing of topic {topic} is archived")));
+            }
+            of_topic.into_iter().map(|(tp, newest)| (tp, wanted.incarnation.or(newest))).collect()
+        };
+        let (messages, answer) = mpsc::channel(EVENTS_QUEUED_MAX);
+        tokio::spawn(stream_archives(self.fetcher.clone(), partitions, messages));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answer))))
+    }
+
+    async fn explain_fetch(
+        &self,
+        request: Request<ExplainFetchRequest>,
+    ) -> Result<Response<ExplainFetchResponse>, Status> {
+        let Some(fetch) = request.into_inner().fetch else {
+            return Err(Status::invalid_argument(
+                "the field `fetch` is missing: which fetch to explain",
+            ));
+        };
+        let request = convert::fetch_request(fetch)?;
+        let explained =
+            self.fetcher.explain(&request).await.map_err(|error| convert::status(&error))?;
+        let partitions = request
+            .partitions
+            .iter()
+            .zip(explained)
+            .map(|(asked, explanation)| convert::explanation(&asked.tp, explanation))
+            .collect();
+        Ok(Response::new(ExplainFetchResponse { partitions }))
+    }
+}
+
+/// Runs a fetch and sends its frames until they are all sent or nobody listens.
+async fn stream_fetch(fetcher: Fetcher, request: FetchRequest, frames: Frames) {
+    let (sink, mut events) = mpsc::channel(EVENTS_QUEUED_MAX);
+    let stats = ReadStats::default();
+    let produce = async {
+        let ended = fetcher.fetch(request, &sink, &stats).await;
+        drop(sink);
+        ended.is_ok()
+    };
+    let forward = async {
+        let mut joiner = Joiner::default();
+        loop {
+            let event = match events.try_recv() {
+                Ok(event) => event,
+                Err(TryRecvError::Disconnected) => break,
+                // Nothing is ready: what waits to be joined goes out now.
+                Err(TryRecvError::Empty) => {
+                    if let Some(data) = joiner.flush()
+                        && !send(&frames, Frame::Data(data)).await
+                    {
+                        return false;
+                    }
+                    let Some(event) = events.recv().await else { break };
+                    event
+                }
+            };
+            for frame in frames_of(event, &mut joiner) {
+                if !send(&frames, frame).await {
+                    return false;
+                }
+            }
+        }
+        true
+    };
+    // A caller that leaves ends the reads under way at once, not at their next event.
+    let whole = tokio::select! {
+        (produced, forwarded) = async { tokio::join!(produce, forward) } => produced && forwarded,
+        () = frames.closed() => false,
+    };
+    let whole = whole && send(&frames, Frame::End(End {})).await;
+    let cost = stats.totals();
+    tracing::debug!(whole, ?cost, "fetch answered");
+}
+
+/// Sends one frame; false when the caller is gone.
+async fn send(frames: &Frames, frame: Frame) -> bool {
+    frames.send(Ok(FetchArchivedResponse { frame: Some(frame) })).await.is_ok()
+}
+
+fn frames_of(event: FetchEvent, joiner: &mut Joiner) -> Vec<Frame> {
+    match event {
+        FetchEvent::Header(header) => vec![Frame::Header(convert::header(header))],
+        FetchEvent::Data(data) => joiner.push(&data).into_iter().map(Frame::Data).collect(),
+        FetchEvent::Trailer(trailer) => joiner
+            .flush()
+            .map(Frame::Data)
+            .into_iter()
+            .chain([Frame::Trailer(convert::trailer(trailer))])
+            .collect(),
+    }
+}
+
+async fn stream_archives(
+    fetcher: Fetcher,
+    partitions: Vec<(TopicPartition, Option<u32>)>,
+    messages: mpsc::Sender<Result<ListArchivesResponse, Status>>,
+) {
+    for (tp, incarnation) in partitions {
+        let listed = match fetcher.archives(&tp, incarnation).await {
+            Ok(Some((state, entries))) => {
+                entries.iter().map(|entry| Ok(convert::archive(&tp, &state, entry))).collect()
+            }
+            Ok(None) => vec![Err(Status::not_found(format!("nothing of {tp} is archived")))],
+            Err(error) => vec![Err(convert::status(&error))],
+        };
+        for message in listed {
+            let failed = message.is_err();
+            if messages.send(message).await.is_err() || failed {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Owns the mapping between the wire and `fetch`: one function per message, no
+//! decision beyond refusing requests that make no sense.
+
+use tierd_proto::v1;
+use tonic::Status;
+
+use crate::archive::{AbortedTransaction, ArchiveSummary, IndexLevel, UNKNOWN_TIMESTAMP};
+use crate::catalog::{ArchiveEntry, Gap, GapKind};
+use crate::error::{Classify, ErrorKind};
+use crate::fetch::{
+    self, Aborted, Description, EndReason, Explanation, FetchError, FetchRequest, Isolation,
+    Overlaps, PARTITIONS_MAX, PartitionHeader, PartitionRequest, PartitionState, PartitionTrailer,
+    Purpose,
+};
+use crate::record::{OffsetRange, TopicName, TopicPartition};
+
+/// When a caller may ask again after a store that did not answer, in milliseconds.
+const RETRY_AFTER_MS: u32 = 1_000;
+
+/// The gRPC error of a call that failed as a whole.
+pub(super) fn status(error: &FetchError) -> Status {
+    let message = error.to_string();
+    match error.kind() {
+        ErrorKind::Retry | ErrorKind::Invalid => Status::unavailable(message),
+        ErrorKind::NotFound | ErrorKind::Corrupt => Status::data_loss(message),
+        ErrorKind::Exhausted => Status::resource_exhausted(message),
+        ErrorKind::Fenced | ErrorKind::Internal => Status::internal(message),
+    }
+}
+
+pub(super) fn topic_partition(topic: &str, partition: i32) -> Result<TopicPartition, Status> {
+    let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
+    let topic = TopicName::new(topic).map_err(|error| invalid(&error))?;
+    TopicPartition::new(topic, partition).map_err(|error| invalid(&error))
+}
+
+pub(super) fn fetch_request(wire: v1::FetchArchivedRequest) -> Result<FetchRequest, Status> {
+    if wire.partitions.is_empty() || wire.partitions.len() > PARTITIONS_MAX {
+        return Err(Status::invalid_argument(format!(
+            "{} partitions asked for; a fetch names 1 to {PARTITIONS_MAX}",
+            wire.partitions.len()
+        )));
+    }
+    let partitions =
+        wire.partitions.into_iter().map(partition_request).collect::<Result<_, _>>()?;
+    Ok(FetchRequest { partitions, max_bytes: wire.max_bytes.unwrap_or(u64::MAX) })
+}
+
+fn partition_request(wire: v1::PartitionRequest) -> Result<PartitionRequest, Status> {
+    let isolation = match wire.isolation_level() {
+        v1::IsolationLevel::ReadUncommitted => Isolation::ReadUncommitted,
+        v1::IsolationLevel::ReadCommitted => Isolation::ReadCommitted,
+    };
+    let overlaps = match wire.overlaps() {
+        v1::Overlaps::Served => Overlaps::Served,
+        v1::Overlaps::All => Overlaps::All,
+    };
+    // An unknown number reads as the default; a caller from the future must hear it.
+    if v1::IsolationLevel::try_from(wire.isolation_level).is_err()
+        || v1::Overlaps::try_from(wire.overlaps).is_err()
+    {
+        return Err(Status::invalid_argument("unknown isolation level or overlaps; upgrade tierd"));
+    }
+    Ok(PartitionRequest {
+        tp: topic_partition(&wire.topic, wire.partition)?,
+        incarnation: wire.incarnation,
+        offset: wire.fetch_offset,
+        max_bytes: wire.max_bytes.unwrap_or(u64::MAX),
+        min_one_batch: wire.min_one_batch,
+        upper_bound: wire.upper_bound,
+        isolation,
+        overlaps,
+    })
+}
+
+pub(super) fn header(header: PartitionHeader) -> v1::PartitionHeader {
+    v1::PartitionHeader {
+        topic: header.tp.topic().to_string(),
+        partition: header.tp.partition(),
+        bounds: header.state.map(bounds),
+    }
+}
+
+fn bounds(state: PartitionState) -> v1::Bounds {
+    v1::Bounds {
+        incarnation: state.incarnation,
+        generation: state.generation,
+        log_start: state.log_start,
+        archived_through: state.archived_through,
+        last_stable_offset: state.last_stable_offset,
+    }
+}
+
+fn range(range: OffsetRange) -> v1::OffsetRange {
+    v1::OffsetRange { first: range.base(), last: range.last() }
+}
+
+fn gap(gap: Gap) -> v1::Gap {
+    let kind = match gap.kind {
+        GapKind::BeforeFirst => v1::GapKind::BeforeFirst,
+        GapKind::Missing => v1::GapKind::Missing,
+        GapKind::Damaged => v1::GapKind::Damaged,
+    };
+    v1::Gap { range: Some(range(gap.range)), kind: kind.into() }
+}
+
+fn partition_status(status: fetch::Status) -> v1::Status {
+    match status {
+        fetch::Status::Ok => v1::Status::Ok,
+        fetch::Status::BelowLogStart => v1::Status::BelowLogStart,
+        fetch::Status::NotArchivedYet => v1::Status::NotArchivedYet,
+        fetch::Status::UnknownTopicOrPartition => v1::Status::UnknownTopicOrPartition,
+        fetch::Status::InvalidRequest => v1::Status::InvalidRequest,
+        fetch::Status::Unavailable | fetch::Status::Exhausted => v1::Status::Unavailable,
+        fetch::Status::DataLoss => v1::Status::DataLoss,
+        fetch::Status::Internal => v1::Status::Internal,
+    }
+}
+
+fn end_reason(end: EndReason) -> (v1::EndReason, Option<v1::Gap>) {
+    match end {
+        EndReason::EndOfArchive => (v1::EndReason::EndOfArchive, None),
+        EndReason::Limit => (v1::EndReason::Limit, None),
+        EndReason::UpperBound => (v1::EndReason::UpperBound, None),
+        EndReason::Gap(found) => (v1::EndReason::Gap, Some(gap(found))),
+        EndReason::OffsetsGoBack => (v1::EndReason::OffsetsGoBack, None),
+        EndReason::Failed => (v1::EndReason::Unspecified, None),
+    }
+}
+
+pub(super) fn trailer(trailer: PartitionTrailer) -> v1::PartitionTrailer {
+    let (end_reason, gap) = end_reason(trailer.end);
+    let status = partition_status(trailer.status);
+    v1::PartitionTrailer {
+        status: status.into(),
+        message: trailer.message,
+        retry_after_ms: (status == v1::Status::Unavailable).then_some(RETRY_AFTER_MS),
+        object: trailer.object.unwrap_or_default(),
+        bounds: trailer.refused_by.map(bounds),
+        next_offset: trailer.next_offset,
+        bytes: trailer.bytes,
+        batches: u32::try_from(trailer.batches).unwrap_or(u32::MAX),
+        end_reason: end_reason.into(),
+        gap,
+        aborted: trailer.aborted.map(aborted),
+    }
+}
+
+fn aborted(found: Aborted) -> v1::AbortedTransactions {
+    let mut transactions: Vec<AbortedTransaction> = found.transactions;
+    transactions.sort_by_key(|aborted| (aborted.first_offset, aborted.last_offset));
+    v1::AbortedTransactions {
+        transactions: transactions
+            .into_iter()
+            .map(|aborted| v1::AbortedTransaction {
+                producer_id: aborted.producer_id,
+                first_offset: aborted.first_offset,
+                last_offset: aborted.last_offset,
+                last_stable_offset: aborted.last_stable_offset,
+            })
+            .collect(),
+        searched_to: found.searched_to,
+        complete: found.complete,
+    }
+}
+
+pub(super) fn description(
+    tp: &TopicPartition,
+    described: Result<Option<Description>, FetchError>,
+) -> v1::PartitionDescription {
+    let named = v1::PartitionDescription {
+        topic: tp.topic().to_string(),
+        partition: tp.partition(),
+        ..v1::PartitionDescription::default()
+    };
+    let described = match described {
+        Ok(Some(described)) => described,
+        Ok(None) => {
+            return v1::PartitionDescription {
+                status: v1::Status::UnknownTopicOrPartition.into(),
+                message: format!("nothing of {tp} is archived"),
+                ..named
+            };
+        }
+        Err(error) => {
+            return v1::PartitionDescription {
+                status: partition_status(error.kind().into()).into(),
+                message: error.to_string(),
+                ..named
+            };
+        }
+    };
+    v1::PartitionDescription {
+        status: v1::Status::Ok.into(),
+        bounds: Some(bounds(described.state)),
+        gaps: described.gaps.into_iter().map(gap).collect(),
+        archives: described.archives,
+        bytes: described.bytes,
+        log_bytes: described.log_bytes,
+        batches: described.batches,
+        records: described.records,
+        overlaps: described.overlaps,
+        min_timestamp: described.min_timestamp.unwrap_or(-1),
+        max_timestamp: described.max_timestamp.unwrap_or(-1),
+        ..named
+    }
+}
+
+pub(super) fn archive(
+    tp: &TopicPartition,
+    state: &PartitionState,
+    entry: &ArchiveEntry,
+) -> v1::ListArchivesResponse {
+    let summary = &entry.summary;
+    let index_level = match summary.index_level {
+        IndexLevel::None => v1::IndexLevel::None,
+        IndexLevel::Keys => v1::IndexLevel::Keys,
+    };
+    v1::ListArchivesResponse {
+        topic: tp.topic().to_string(),
+        partition: tp.partition(),
+        incarnation: state.incarnation,
+        generation: state.generation,
+        object: entry.key().to_string(),
+        length: summary.length,
+        digest: blake3::Hash::from_bytes(summary.digest).to_hex().to_string(),
+        built_for: entry.built_for,
+        range: Some(range(summary.range)),
+        tiles: summary.tiles,
+        batches: summary.batches,
+        records: summary.records,
+        log_bytes: summary.log_bytes,
+        overlaps: summary.overlaps,
+        bad_crcs: summary.bad_crcs,
+        aborted: summary.aborted,
+        min_timestamp: time(summary, summary.min_timestamp),
+        max_timestamp: time(summary, summary.max_timestamp),
+        min_leader_epoch: summary.leader_epochs.0,
+        max_leader_epoch: summary.leader_epochs.1,
+        index_level: index_level.into(),
+    }
+}
+
+/// A timestamp on the wire: -1 where there is none or it is not known.
+fn time(summary: &ArchiveSummary, ms: i64) -> i64 {
+    if summary.records == 0 || ms == UNKNOWN_TIMESTAMP { -1 } else { ms }
+}
+
+pub(super) fn explanation(tp: &TopicPartition, explained: Explanation) -> v1::PartitionExplanation {
+    let (end_reason, gap) = end_reason(explained.end);
+    let mut message = v1::PartitionExplanation {
+        topic: tp.topic().to_string(),
+        partition: tp.partition(),
+        status: partition_status(explained.status).into(),
+        message: explained.message,
+        bounds: explained.state.map(bounds),
+        end_reason: end_reason.into(),
+        gap,
+        ..v1::PartitionExplanation::default()
+    };
+    for archive in explained.archives {
+        for read in archive.reads {
+            let length = read.place.end - read.place.start;
+            if !read.cached {
+                message.store_bytes += length;
+                message.store_requests += 1;
+            }
+            message.reads.push(v1::ExplainedRead {
+                object: archive.object.clone(),
+                offset: read.place.start,
+                length,
+                purpose: match read.purpose {
+                    Purpose::Toc => v1::ReadPurpose::Toc,
+                    Purpose::Data => v1::ReadPurpose::Data,
+                }
+                .into(),
+                cached: read.cached,
+            });
+        }
+        message.archives.push(v1::ExplainedArchive {
+            object: archive.object,
+            range: Some(range(archive.range)),
+            chunks: archive.chunks,
+            raw_bytes: archive.raw_bytes,
+        });
+    }
+    message
+}

@@ -1,0 +1,118 @@
+//! Owns the gRPC surface: listeners, services, limits on what a caller may ask.
+//!
+//! Does not own what is served: that is `fetch`; nor what a message means, which
+//! `proto/tierd/v1/archive.proto` documents. Knows nothing of WALs, of the object
+//! store or of the index.
+
+mod archive;
+mod convert;
+mod frames;
+mod listen;
+
+use std::time::Duration;
+
+use tierd_proto::v1::archive_server::ArchiveServer;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+
+use crate::fetch::Fetcher;
+
+pub use listen::{Bound, ListenAddress, ListenAddressError, ListenError};
+
+/// Bytes of one request: names and numbers of a few hundred partitions.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// Streams of one connection at once; a broker multiplexes all its fetches on one.
+const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Connections that are silent this long are asked whether they still live.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Streams that may still run after the listeners closed.
+pub const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// Why the gRPC server stopped or could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The transport failed.
+    #[error("the gRPC server on {address} failed: {source}")]
+    Transport {
+        /// Where it listened.
+        address: String,
+        /// What tonic says.
+        source: tonic::transport::Error,
+    },
+    /// The compiled-in descriptors do not decode, which is a defect.
+    #[error("the gRPC reflection service does not start: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Serves `fetcher` on `bound` until `stop` is cancelled, then lets streams drain
+/// for at most [`DRAIN_MAX`]. Health turns to `NOT_SERVING` first.
+///
+/// # Errors
+/// When a listener fails. All listeners stop together.
+pub async fn serve(
+    fetcher: Fetcher,
+    bound: Vec<Bound>,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ArchiveServer<archive::ArchiveService>>().await;
+    let service = ArchiveServer::new(archive::ArchiveService::new(fetcher))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    // grpcurl 1.8.6 knows only v1alpha, buf and newer grpcurl ask for v1.
+    let descriptors = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(tierd_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let routes = Routes::new(service)
+        .add_service(health_service)
+        .add_service(descriptors().build_v1()?)
+        .add_service(descriptors().build_v1alpha()?);
+
+    let closing = CancellationToken::new();
+    let servers = bound.into_iter().map(|bound| serve_one(bound, routes.clone(), closing.clone()));
+    let mut servers = std::pin::pin!(futures::future::try_join_all(servers));
+    tokio::select! {
+        ended = &mut servers => return ended.map(|_| ()),
+        () = stop.cancelled() => {}
+    }
+    health.set_service_status("", ServingStatus::NotServing).await;
+    health.set_not_serving::<ArchiveServer<archive::ArchiveService>>().await;
+    closing.cancel();
+    match tokio::time::timeout(DRAIN_MAX, servers).await {
+        Ok(ended) => ended.map(|_| ()),
+        Err(_) => {
+            tracing::warn!(seconds = DRAIN_MAX.as_secs(), "streams were cut that did not drain");
+            Ok(())
+        }
+    }
+}
+
+async fn serve_one(
+    bound: Bound,
+    routes: Routes,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let address = bound.to_string();
+    let server = Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .add_routes(routes);
+    let stopped = stop.cancelled_owned();
+    let ended = match bound {
+        Bound::Tcp(listener, _) => {
+            let incoming =
+                tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+            server.serve_with_incoming_shutdown(incoming, stopped).await
+        }
+        Bound::Unix(listener, path) => {
+            let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+            let ended = server.serve_with_incoming_shutdown(incoming, stopped).await;
+            drop(path);
+            ended
+        }
+    };
+    ended.map_err(|source| ServeError::Transport { address, source })
+}
