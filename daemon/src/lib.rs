@@ -81,3 +81,9 @@ pub mod fetch;
 pub mod upkeep;
 
 pub mod grpc;
+
+pub mod config;
+
+pub mod cli;
+
+pub mod daemon;

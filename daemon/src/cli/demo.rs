@@ -1,0 +1,135 @@
+//! `tierd demo`: the whole loop on a real WAL, in a temporary directory.
+
+use std::path::Path;
+
+use anyhow::Context;
+use clap::Args;
+use tierd_client::{ArchiveClient, FetchArgs, StreamItem};
+use tokio_util::sync::CancellationToken;
+
+use super::{Outcome, demo_wal, output, records, run};
+use crate::archive::batches_in;
+use crate::config::Config;
+use crate::daemon::{self, Rooms};
+use crate::grpc;
+use crate::wal::{WalDir, WalFormat};
+
+/// Records shown of one topic.
+const RECORDS_SHOWN: usize = 3;
+/// The topic of which records are shown.
+const TOPIC_SHOWN: &str = "orders";
+
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// Exit after the loop instead of serving on
+    #[arg(long)]
+    once: bool,
+    /// Where to serve gRPC [default: 127.0.0.1:9095, with --once any free port]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+}
+
+pub(super) async fn demo(args: DemoArgs, _config: Config) -> anyhow::Result<Outcome> {
+    let folder = tempfile::tempdir().context("the demo needs a temporary folder")?;
+    let config = settings(folder.path(), &args);
+    let wal_dir = folder.path().join("wal");
+    demo_wal::write(&wal_dir).with_context(|| format!("cannot write {}", wal_dir.display()))?;
+
+    output::say("1. A broker's WAL, three runs, the last one killed, is archived:\n\n")?;
+    let rooms = Rooms::open_for_writing(&config)?;
+    let wal = WalDir::open(&wal_dir, WalFormat::Chronik)?;
+    let report = run::archive_once(&rooms, &config, &wal, WalFormat::Chronik).await?;
+    run::print(&report)?;
+
+    let bound = daemon::bind(&config).await?;
+    let address = bound.first().map(ToString::to_string).context("nowhere to listen")?;
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(grpc::serve(rooms.fetcher.clone(), bound, stop.clone()));
+    output::say(&format!(
+        "\n2. Fetched back over gRPC from {address}, every CRC-32C checked:\n\n"
+    ))?;
+    let whole = read_back(&rooms, &address).await?;
+
+    if !args.once {
+        output::say(&farewell(&address, config.store()?))?;
+        daemon::wait_for_signal().await;
+    }
+    stop.cancel();
+    server.await.context("the server did not end")??;
+    Ok(if whole && !report.failed() { Outcome::Well } else { Outcome::CheckFailed })
+}
+
+fn settings(folder: &Path, args: &DemoArgs) -> Config {
+    let listen = args.listen.clone().unwrap_or_else(|| {
+        if args.once { "127.0.0.1:0".to_owned() } else { crate::config::LISTEN_DEFAULT.to_owned() }
+    });
+    Config {
+        store: Some(format!("file://{}", folder.join("store").display())),
+        data_dir: Some(folder.join("data")),
+        writer_id: Some("demo".to_owned()),
+        listen: Some(vec![listen]),
+        ..Config::default()
+    }
+}
+
+/// Reads every partition through the server; whether all of it came back whole.
+async fn read_back(rooms: &Rooms, address: &str) -> anyhow::Result<bool> {
+    let client = ArchiveClient::connect_lazy(address)?;
+    let mut table =
+        output::Table::new(&["topic", ">partition", ">batches", ">records", ">bytes", "crc-32c"]);
+    let mut shown = String::new();
+    let mut whole = true;
+    for (tp, _) in rooms.fetcher.partitions().await? {
+        let (mut batches, mut records, mut bytes, mut wrong, mut lines) = (0, 0, 0, 0, 0);
+        let mut stream =
+            client.fetch_stream(FetchArgs::new(tp.topic().as_str(), tp.partition(), 0));
+        while let Some(StreamItem::Batches(set)) = stream.next().await.transpose()? {
+            for batch in batches_in(set.batches) {
+                let batch = batch?;
+                batches += 1;
+                records += i64::from(batch.header().record_count);
+                bytes += batch.header().wire_len() as u64;
+                wrong += u64::from(batch.verify_crc().is_err());
+                if tp.topic().as_str() != TOPIC_SHOWN
+                    || tp.partition() != 0
+                    || lines >= RECORDS_SHOWN
+                {
+                    continue;
+                }
+                records::lines(TOPIC_SHOWN, 0, &batch, 0, |line| {
+                    lines += 1;
+                    if lines <= RECORDS_SHOWN {
+                        shown += &serde_json::to_string(line)?;
+                        shown.push('\n');
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        let crc = if wrong == 0 { "all right".to_owned() } else { format!("{wrong} wrong") };
+        whole &= wrong == 0 && batches > 0;
+        table.row(vec![
+            tp.topic().to_string(),
+            tp.partition().to_string(),
+            batches.to_string(),
+            records.to_string(),
+            bytes.to_string(),
+            crc,
+        ]);
+    }
+    table.print()?;
+    output::say(&format!("\n3. The first records of {TOPIC_SHOWN}, partition 0:\n\n{shown}"))?;
+    Ok(whole)
+}
+
+fn farewell(address: &str, store: &str) -> String {
+    let fetch = r#"{"partitions":[{"topic":"orders","partition":0,"fetch_offset":0,"max_bytes":2000,"min_one_batch":true}]}"#;
+    format!(
+        "\nServing on {address} until Ctrl-C. Try, in another terminal:\n\n  \
+         grpcurl -plaintext {address} list\n  \
+         grpcurl -plaintext {address} tierd.v1.Archive/DescribeArchive\n  \
+         grpcurl -plaintext -d '{fetch}' {address} tierd.v1.Archive/FetchArchived\n  \
+         tierd fetch orders 0 --offset 100 --endpoint {address} | head -n 3\n  \
+         tierd ls --store {store}\n"
+    )
+}
