@@ -1,0 +1,15 @@
+//! The whole-system tests: one binary.
+
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a failed test should panic")]
+
+mod archive_format;
+mod client;
+mod complaints;
+mod large;
+mod pipeline;
+mod record_codec;
+mod tidy;
+mod wal_fixtures;
+
+/// The daemon's binary, as built with these tests.
+const TIERD: &str = env!("CARGO_BIN_EXE_tierd-under-test");

@@ -1,0 +1,7 @@
+//! What the whole-system tests stand on: a broker's WAL writer, generators of
+//! batches, the daemon as a process, stores that count and fail.
+
+pub mod batches;
+pub mod chronik;
+pub mod fixture;
+pub mod process;

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Installs the foreign programs that the peer suite runs, below target/peers.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+peers="$PWD/target/peers"
+for program in python3 tar gzip; do
+  command -v "$program" >/dev/null || missing="${missing:-} $program"
+done
+if [ -n "${missing:-}" ]; then
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 python3-venv tar gzip
+fi
+[ -x "$peers/bin/python" ] || python3 -m venv "$peers"
+"$peers/bin/pip" install --quiet --disable-pip-version-check -r tests/peers/requirements.txt
+"$peers/bin/grpcurl" -version 2>&1 | head -n 1
