@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a failed test should panic")]
 
 mod archive_format;
+mod catalog;
 mod client;
 mod complaints;
 mod large;
+mod oracle;
 mod pipeline;
 mod record_codec;
 mod tidy;

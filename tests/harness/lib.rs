@@ -3,5 +3,7 @@
 
 pub mod batches;
 pub mod chronik;
+pub mod counting;
+pub mod faults;
 pub mod fixture;
 pub mod process;

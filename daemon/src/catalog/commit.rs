@@ -8,9 +8,8 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
 use crate::archive::OpenTransaction;
-use crate::error::{Classify, ErrorKind};
 use crate::record::{OffsetRange, TopicPartition};
-use crate::store::{Create, ObjectKey, PartitionKey, StoreError};
+use crate::store::{ObjectKey, PartitionKey};
 
 use super::entry::{ArchiveEntry, Gap};
 use super::error::CatalogError;
@@ -20,7 +19,7 @@ use super::page::Made;
 use super::side::{self, OPEN_MAX};
 use super::snapshot::Snapshot;
 use super::tree::{Editor, Item, Limits, Root};
-use super::{Catalog, incarnations, manifest_key};
+use super::{Catalog, arbiter, incarnations, manifest_key};
 
 /// Most entries and gaps that one commit adds and removes. Each may rewrite a
 /// page, so this bounds a commit at some 64 MiB in the worst case.
@@ -28,9 +27,6 @@ pub const EDIT_CHANGES_MAX: usize = 4096;
 
 /// Requests in flight for the objects of one commit.
 const IN_FLIGHT: usize = 16;
-
-/// Times a manifest is sent whose create failed and which then is not there.
-const CREATES_MAX: u32 = 3;
 
 /// What a commit changes. The default changes nothing, which may be committed
 /// too: it takes a number.
@@ -79,8 +75,9 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Lost`] with the newest manifest where another writer took
     /// the number. One of the refusals of [`CatalogError`] where what would be
-    /// committed is wrong; then nothing was. After any error of kind `Retry` the
-    /// commit may have happened, or happen yet: load the partition and look.
+    /// committed is wrong; then nothing was. After an error of the store, or any of
+    /// kind `Retry`, the commit may have happened, or happen yet: load the
+    /// partition and look.
     pub async fn commit(
         &self,
         tp: &TopicPartition,
@@ -240,7 +237,8 @@ impl Catalog {
     /// Creates the manifest: on return it is committed.
     async fn create(&self, manifest: &Manifest, bytes: &Bytes) -> Result<(), CatalogError> {
         let key = manifest_key(&manifest.of, manifest.number);
-        if !self.create_ours(&key, bytes).await? {
+        let found = arbiter::create(&self.store, &key, bytes, MANIFEST_BYTES_MAX as u64).await?;
+        if found != *bytes {
             return Err(self.lost(manifest).await?);
         }
         let block = block_of(manifest.number);
@@ -253,41 +251,12 @@ impl Catalog {
         Ok(())
     }
 
-    /// Creates an object if its name is free. Whether it is ours then, decided by
-    /// its bytes where the answer does not say.
-    async fn create_ours(&self, key: &ObjectKey, bytes: &Bytes) -> Result<bool, CatalogError> {
-        let mut failed = None;
-        for _ in 0..CREATES_MAX {
-            match self.store.create(key, bytes.clone()).await {
-                Ok(Create::Done) => return Ok(true),
-                Ok(Create::Exists) => {}
-                Err(error) if error.kind() == ErrorKind::Retry => failed = Some(error),
-                Err(error) => return Err(error.into()),
-            }
-            match self.store.get(key, MANIFEST_BYTES_MAX as u64).await {
-                Ok(found) if found == *bytes => {
-                    self.store.settle(key).await?;
-                    return Ok(true);
-                }
-                Ok(_) => return Ok(false),
-                Err(StoreError::TooLarge { .. }) => return Ok(false),
-                // Not there: sent again, the same bytes stay ours if both land.
-                Err(StoreError::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(match failed {
-            Some(error) => error.into(),
-            None => CatalogError::Gone { object: key.to_string() },
-        })
-    }
-
     /// What the loser of a race is told.
     async fn lost(&self, manifest: &Manifest) -> Result<CatalogError, CatalogError> {
         let of = &manifest.of;
         match self.newest_from(of, manifest.number - 1).await? {
             Some(newest) => Ok(CatalogError::Lost { newest }),
-            None => Err(CatalogError::Unsettled { of: of.to_string() }),
+            None => Err(CatalogError::Unsettled { what: of.to_string() }),
         }
     }
 }

@@ -174,7 +174,7 @@ impl Gap {
 /// a root beside its pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Items {
-    /// By [`order`].
+    /// By first offset; of one offset, what tiles before what does not.
     pub entries: Vec<ArchiveEntry>,
     /// By first offset.
     pub gaps: Vec<Gap>,

@@ -154,11 +154,11 @@ pub enum CatalogError {
         /// The most.
         max: usize,
     },
-    /// The newest manifest kept moving, or objects vanished, while it was looked for.
-    #[error("the newest manifest of {of} could not be found, it kept changing; try again")]
+    /// What was looked for kept changing, or the store kept contradicting itself.
+    #[error("what the store says of {what} kept changing; try again")]
     Unsettled {
-        /// The partition.
-        of: String,
+        /// The partition or object.
+        what: String,
     },
     /// A rule of this room was broken from inside.
     #[error("the catalog of {of} is wrong: {why}; this is a defect, please report it")]

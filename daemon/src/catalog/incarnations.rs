@@ -20,8 +20,9 @@ use bytes::{BufMut, Bytes};
 
 use crate::error::{Classify, ErrorKind};
 use crate::record::TopicName;
-use crate::store::{ClusterName, Create, ObjectKey, Store, WriterId};
+use crate::store::{ClusterName, ObjectKey, Store, WriterId};
 
+use super::arbiter;
 use super::codec::{self, FormatError, Reader};
 use super::error::CatalogError;
 use super::newest::prefix_len;
@@ -126,27 +127,15 @@ pub(super) async fn create(
 ) -> Result<Incarnation, CatalogError> {
     let (topic, number) = (&incarnation.topic, incarnation.number);
     let key = ObjectKey::Incarnation { cluster: cluster.clone(), topic: topic.clone(), number };
-    let failed = match store.create(&key, incarnation.encode()).await {
-        Ok(Create::Done) => return Ok(incarnation),
-        Ok(Create::Exists) => None,
-        Err(error) if error.kind() == ErrorKind::Retry => Some(error),
-        Err(error) => return Err(error.into()),
-    };
-    // A create that seemed to fail may have landed: only reading tells.
-    match (read(store, cluster, topic, number).await?, failed) {
-        (Some(found), _) => {
-            store.settle(&key).await?;
-            Ok(found)
-        }
-        (None, Some(error)) => Err(error.into()),
-        (None, None) => Err(CatalogError::Gone { object: key.to_string() }),
-    }
+    let bytes = incarnation.encode();
+    let found = arbiter::create(store, &key, &bytes, INCARNATION_BYTES_MAX).await?;
+    Incarnation::decode(&found, topic, number).map_err(|error| CatalogError::format(&key, error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::testing::{cluster, partition};
+    use crate::catalog::testing::{assert_golden, cluster, partition};
 
     fn incarnation(number: u32, nonce: u8) -> Incarnation {
         Incarnation {
@@ -164,6 +153,7 @@ mod tests {
         let topic = partition().tp.topic().clone();
         for one in [incarnation(0, 1), incarnation(3, 9)] {
             let bytes = one.encode();
+            assert_golden(&format!("incarnation-v1-{}", one.number), &bytes);
             assert_eq!(Incarnation::decode(&bytes, &topic, one.number).unwrap(), one);
             assert!(Incarnation::decode(&bytes, &topic, one.number + 1).is_err());
             assert!(Incarnation::decode(&bytes, &TopicName::new("x").unwrap(), 0).is_err());

@@ -6,7 +6,7 @@
 //! A partition's state is its newest manifest: one small immutable object that
 //! lists, over a tree of immutable pages, every archive and every declared gap.
 //! From the log start to `archived_through` each offset is in exactly one of
-//! them; a commit that would break this is refused, whoever asks ([`tiling`]).
+//! them; a commit that would break this is refused, whoever asks (`tiling`).
 //! `archived_through` is never told to the catalog: it follows from the list.
 //!
 //! An object that no manifest references does not exist.
@@ -42,10 +42,11 @@
 //! others, superseded and collected, would create it again. Before collecting
 //! anything of a block of 1024 manifests, the collector creates `closed/{block}`.
 //! A create is void, and is undone, when its block is closed after it. Readers
-//! never take such a manifest for the newest ([`newest`]).
+//! never take such a manifest for the newest (`newest`).
 //!
 //! Does not own: who commits or reads, what archives hold, deleting anything.
 
+mod arbiter;
 mod codec;
 mod commit;
 mod entry;
@@ -96,6 +97,10 @@ pub type NonceSource = Box<dyn Fn() -> [u8; 16] + Send + Sync>;
 
 /// Times a load begins again because its manifest was collected meanwhile.
 const RELOADS_MAX: u32 = 4;
+
+/// Manifests whose chain is checked. Older ones are collected sooner or later, and
+/// nothing depends on them.
+pub const HISTORY_MAX: u64 = 2 * BLOCK;
 
 /// Requests in flight when partitions are listed or a history is read.
 const IN_FLIGHT: usize = 16;
@@ -289,15 +294,16 @@ impl Catalog {
     }
 
     /// Checks what loading a manifest does not: that every page below it is
-    /// there, is what was written and tiles, and that the manifests before it, as
-    /// far back as they are kept, follow on each other.
+    /// there, is what was written and tiles, and that the last [`HISTORY_MAX`]
+    /// manifests before it, as far as they are kept, follow on each other.
     ///
     /// # Errors
     /// What is wrong first.
     pub async fn verify_history(&self, snapshot: &Snapshot) -> Result<(), CatalogError> {
         snapshot.check_pages().await?;
         let mut expected = snapshot.manifest().predecessor;
-        let older = (1..snapshot.number()).rev();
+        let last = snapshot.number();
+        let older = (last.saturating_sub(HISTORY_MAX).max(1)..last).rev();
         let mut older = futures::stream::iter(older)
             .map(|number| self.manifest_bytes(snapshot.of(), number))
             .buffered(IN_FLIGHT);

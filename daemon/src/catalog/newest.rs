@@ -70,7 +70,7 @@ pub(super) async fn newest(
         }
         return Ok(end.checked_sub(1).filter(|number| *number > 0));
     }
-    Err(CatalogError::Unsettled { of: of.to_string() })
+    Err(CatalogError::Unsettled { what: of.to_string() })
 }
 
 /// The first number from `from` on that does not exist, where what exists is a

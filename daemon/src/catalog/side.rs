@@ -118,7 +118,7 @@ pub(super) fn decode(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::testing::partition;
+    use crate::catalog::testing::{assert_golden, partition};
 
     fn open(count: i64) -> Vec<OpenTransaction> {
         (0..count).map(|n| OpenTransaction { producer_id: n * 7, first_offset: n }).collect()
@@ -129,6 +129,7 @@ mod tests {
         let of = partition();
         let (at, bytes) = make(&of, 5, &open(500));
         assert_eq!(decode(&bytes, &of, &at).unwrap(), open(500));
+        assert_golden("side-v1-open-transactions", &make(&of, 5, &open(3)).1);
         for cut in 0..bytes.len() {
             assert!(decode(&bytes[..cut], &of, &at).is_err(), "cut at {cut}");
         }

@@ -1,6 +1,6 @@
 //! Owns the `SegmentIndex`: one manifest in memory, searched by offset and by
-//! time. Recent entries are a `BTreeMap` by first offset; older ones are in pages,
-//! read when asked for and kept by [`super::pages`].
+//! time. A `BTreeMap` by first offset leads into the recent entries; older ones are
+//! in pages, read when asked for and kept by [`super::pages`].
 //!
 //! A snapshot never changes. Everything it answers is true of one manifest, and
 //! stays readable for as long as nothing of it was collected; after that it
@@ -32,8 +32,8 @@ pub struct Snapshot {
     /// BLAKE3 of the manifest's bytes.
     digest: [u8; 32],
     open: Vec<OpenTransaction>,
-    /// The recent entries. The number tells those with one first offset apart.
-    recent: BTreeMap<(i64, usize), ArchiveEntry>,
+    /// First offset of recent entries, to how many begin there or before.
+    recent: BTreeMap<i64, usize>,
     pages: Pages,
 }
 
@@ -85,7 +85,7 @@ impl Snapshot {
         pages: Pages,
     ) -> Self {
         let entries = manifest.recent.entries.iter().enumerate();
-        let recent = entries.map(|(at, e)| ((e.summary.range.base(), at), e.clone())).collect();
+        let recent = entries.map(|(at, one)| (one.summary.range.base(), at + 1)).collect();
         Self { manifest, digest, open, recent, pages }
     }
 
@@ -195,7 +195,8 @@ impl Snapshot {
         range: OffsetRange,
     ) -> Result<Vec<ArchiveEntry>, CatalogError> {
         let mut found = self.older(Wanted::Offsets(range)).await?.entries;
-        let recent = self.recent.range(..=(range.last(), usize::MAX)).map(|(_, entry)| entry);
+        let begun = self.recent.range(..=range.last()).next_back().map_or(0, |(_, count)| *count);
+        let recent = self.manifest.recent.entries.iter().take(begun);
         found.extend(recent.filter(|entry| entry.summary.range.overlaps(range)).cloned());
         Ok(sorted(found))
     }
@@ -265,7 +266,7 @@ impl Snapshot {
 
     async fn entries_where(&self, wanted: Wanted) -> Result<Vec<ArchiveEntry>, CatalogError> {
         let mut found = self.older(wanted).await?.entries;
-        found.extend(self.recent.values().filter(|entry| wanted.entry(entry)).cloned());
+        found.extend(self.manifest.recent.entries.iter().filter(|one| wanted.entry(one)).cloned());
         Ok(sorted(found))
     }
 

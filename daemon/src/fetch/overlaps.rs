@@ -113,6 +113,8 @@ async fn send_group(
     let mut picks = picks_of(fetcher, &group, stats).await?;
     picks.retain(|pick| pick.last >= from);
     picks.sort_unstable();
+    // A batch that filled a gap and grew the log lies in two archives.
+    let (mut sent_at, mut sent): (i64, Vec<Bytes>) = (-1, Vec::new());
     for pick in picks {
         if pick.last >= bound.offset {
             return Ok(Some(bound.reason));
@@ -126,6 +128,13 @@ async fn send_group(
             return Ok(Some(EndReason::Limit));
         }
         let wire = batch(fetcher, &mut group[pick.member as usize], &pick, stats).await?;
+        if pick.base != sent_at {
+            (sent_at, sent) = (pick.base, Vec::new());
+        }
+        if sent.contains(&wire) {
+            continue;
+        }
+        sent.push(wire.clone());
         let member = &group[pick.member as usize];
         let record = CanonicalRecord::from_wire(wire.clone()).map_err(|source| {
             contradiction(&member.entry, format!("the batch listed at {}: {source}", pick.base))

@@ -13,7 +13,7 @@ use futures::Stream;
 use tokio_util::io::StreamReader;
 
 use crate::archive::{ArchiveSummary, verify_stream};
-use crate::catalog::{ArchiveEntry, Catalog, CatalogError, Gap, Snapshot};
+use crate::catalog::{ArchiveEntry, Catalog, CatalogError};
 use crate::error::{Classify, ErrorKind};
 use crate::read::{ArchiveReader, ReadError, ReadStats};
 use crate::record::{OffsetRange, TopicPartition};
@@ -123,10 +123,6 @@ pub async fn verify_partition(
         Ok(entries) => entries,
         Err(error) => return lost_catalog(check, tp, error),
     };
-    match snapshot.gaps().await {
-        Ok(gaps) => check_tiling(&snapshot, &entries, &gaps, &mut check),
-        Err(error) => return lost_catalog(check, tp, error),
-    }
     for entry in &entries {
         check.archives += 1;
         check.bad_crcs += u64::from(entry.summary.bad_crcs);
@@ -152,28 +148,6 @@ fn lost_catalog(
     let object = format!("manifests of {tp}");
     check.problems.push(Problem { health, object, range: None, why: error.to_string() });
     Ok(check)
-}
-
-/// Every offset below `archived_through` is in exactly one archive or gap.
-fn check_tiling(snapshot: &Snapshot, entries: &[ArchiveEntry], gaps: &[Gap], check: &mut Check) {
-    let offsets = |range: OffsetRange| (range.end() - range.base()) as u64;
-    let tiles: u64 = entries
-        .iter()
-        .filter(|entry| entry.summary.tiles)
-        .map(|entry| offsets(entry.summary.range))
-        .sum();
-    let gaps: u64 = gaps.iter().map(|gap| offsets(gap.range)).sum();
-    let whole = snapshot.archived_through().saturating_sub(snapshot.log_start()) as u64;
-    if tiles + gaps != whole {
-        check.problems.push(Problem {
-            health: Health::Corrupt,
-            object: format!("manifest {}", snapshot.number()),
-            range: None,
-            why: format!(
-                "archives hold {tiles} offsets and gaps {gaps}, of {whole} that are archived"
-            ),
-        });
-    }
 }
 
 async fn check_archive(
