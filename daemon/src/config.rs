@@ -10,10 +10,12 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{ClusterName, WriterId};
-use crate::grpc::ListenAddress;
+use crate::listen::{ListenAddress, Reach};
 
 /// Where a daemon listens when nothing is said.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:9095";
+/// Where probes and metrics are served when nothing is said.
+pub const HTTP_DEFAULT: &str = "127.0.0.1:9096";
 /// The cluster's name when nothing is said.
 pub const CLUSTER_DEFAULT: &str = "default";
 
@@ -56,6 +58,8 @@ pub struct Config {
     pub writer_id: Option<String>,
     /// Where to serve gRPC.
     pub listen: Option<Vec<String>>,
+    /// Where to serve probes and metrics.
+    pub http: Option<String>,
     /// What to log.
     pub log: Option<String>,
     /// How to log.
@@ -114,6 +118,15 @@ impl Config {
         given.iter().map(|text| Ok(text.parse()?)).collect()
     }
 
+    /// Where to serve probes and metrics.
+    ///
+    /// # Errors
+    /// When it is no address.
+    pub fn http(&self) -> anyhow::Result<ListenAddress> {
+        let given = self.http.as_deref().unwrap_or(HTTP_DEFAULT);
+        Ok(ListenAddress::parse(given, Reach::Anyone)?)
+    }
+
     /// Scratch and caches: the folder given, else one of our own that is keyed by
     /// store and WAL, so that two daemons of one host never share it.
     ///
@@ -147,10 +160,12 @@ mod tests {
     #[test]
     fn every_key_can_be_written_and_read_back() {
         let text = "store = 'memory:'\ncluster = 'c'\nwal-dir = '/w'\ndata-dir = '/d'\n\
-                    writer-id = 'w'\nlisten = ['127.0.0.1:1', 'unix:/s']\nlog = 'info'\n\
+                    writer-id = 'w'\nlisten = ['127.0.0.1:1', 'unix:/s']\nhttp = '0.0.0.0:9096'\n\
+                    log = 'info'\n\
                     log-format = 'json'\n";
         let config: Config = toml::from_str(text).unwrap();
         assert_eq!(config.listen().unwrap().len(), 2);
+        assert_eq!(config.http().unwrap().to_string(), "0.0.0.0:9096");
         assert_eq!(config.log_format, Some(LogFormat::Json));
         assert_eq!(config.data_dir().unwrap(), PathBuf::from("/d"));
     }

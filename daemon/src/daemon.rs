@@ -1,21 +1,28 @@
 //! Owns putting the rooms together: which store, catalog, reader and servers a
 //! command runs on, and the order in which they stop.
 
+use std::fmt;
 use std::sync::Arc;
 
 use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::archive::ArchiveOptions;
 use crate::catalog::Catalog;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, LogFormat};
-use crate::fetch::Fetcher;
-use crate::grpc::{self, Bound};
+use crate::fetch::{self, Fetcher};
+use crate::grpc;
+use crate::health::Health;
+use crate::http::{self, Site};
 use crate::indexer::Indexer;
+use crate::listen::Bound;
+use crate::metrics::{Metrics, StoreCount};
 use crate::read::{ArchiveReader, ReadOptions};
-use crate::store::Store;
+use crate::store::{Op, Store};
 use crate::wal::WalFormat;
 
 /// The rooms that every command over an archive needs.
@@ -29,6 +36,10 @@ pub struct Rooms {
     pub reader: ArchiveReader,
     /// Answers to fetches.
     pub fetcher: Fetcher,
+    /// What is counted; the store's requests are already.
+    pub metrics: Metrics,
+    /// What probes are told.
+    pub health: Health,
 }
 
 impl Rooms {
@@ -62,8 +73,14 @@ impl Rooms {
             Box::new(nonce),
         ));
         let reader = ArchiveReader::new(store.clone(), ReadOptions::default());
+        let metrics = Metrics::new(Arc::clone(&clock))?;
+        let counted = store.clone();
+        metrics.count_store_by(move || store_counts(&counted));
+        let statuses = fetch::Status::ALL.map(fetch::Status::as_str);
+        metrics.expect_of_fetches(&statuses, &fetch::Stage::ALL.map(fetch::Stage::as_str));
+        let health = Health::new(Arc::clone(&clock));
         let fetcher = Fetcher::new(Arc::clone(&catalog), reader.clone(), clock);
-        Ok(Self { store, catalog, reader, fetcher })
+        Ok(Self { store, catalog, reader, fetcher, metrics, health })
     }
 
     /// An indexer over these rooms, with its scratch below the data folder.
@@ -88,45 +105,126 @@ fn nonce() -> [u8; 16] {
     rand::random()
 }
 
-/// Binds every address that `config` names.
+fn store_counts(store: &Store) -> Vec<StoreCount> {
+    let requests = store.requests();
+    let count = |op: Op| {
+        let count = requests.of(op);
+        let (requests, failures, bytes) = (count.requests, count.failures, count.bytes);
+        StoreCount { op: op.as_str(), requests, failures, bytes }
+    };
+    Op::ALL.into_iter().map(count).collect()
+}
+
+/// Everything a daemon listens on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For gRPC.
+    pub grpc: Vec<Bound>,
+    /// For probes and metrics.
+    pub http: Bound,
+}
+
+impl Listeners {
+    /// Binds every address that `config` names.
+    ///
+    /// # Errors
+    /// When one is no address or is taken.
+    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let http = config.http()?.bind().await?;
+        let mut grpc = Vec::new();
+        for address in config.listen()? {
+            grpc.push(address.bind().await?);
+        }
+        Ok(Self { grpc, http })
+    }
+}
+
+impl fmt::Display for Listeners {
+    /// One line for each.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for listener in &self.grpc {
+            writeln!(f, "serving gRPC on {listener}")?;
+        }
+        writeln!(f, "serving probes and metrics on {}", self.http)
+    }
+}
+
+/// Serves gRPC, probes and metrics until `stop` is cancelled. Then, in this order:
+/// `/readyz` fails, gRPC's health turns, streams drain, gRPC ends, HTTP ends.
 ///
 /// # Errors
-/// When one is no address or is taken.
-pub async fn bind(config: &Config) -> anyhow::Result<Vec<Bound>> {
-    let mut bound = Vec::new();
-    for address in config.listen()? {
-        bound.push(address.bind().await?);
-    }
-    Ok(bound)
+/// When a listener fails.
+pub async fn serve(
+    rooms: &Rooms,
+    listeners: Listeners,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let (health, metrics) = (rooms.health.clone(), rooms.metrics.clone());
+    let site = Site { health: health.clone(), metrics: metrics.clone() };
+    // Dropped with this future, HTTP ends too: a second signal waits for nobody.
+    let (grpc_stop, http_stop) = (CancellationToken::new(), CancellationToken::new());
+    let _last = http_stop.clone().drop_guard();
+    let server = grpc::serve(rooms.fetcher.clone(), metrics, listeners.grpc, grpc_stop.clone());
+    let mut server = std::pin::pin!(server);
+    // All addresses are bound: a caller that connects now is answered.
+    health.serves();
+    let site = tokio::spawn(http::serve(listeners.http, site, http_stop.clone()));
+    let ended = tokio::select! {
+        ended = &mut server => ended,
+        () = stop.cancelled() => {
+            health.drains();
+            grpc_stop.cancel();
+            server.await
+        }
+    };
+    http_stop.cancel();
+    site.await.context("the HTTP server did not end")?;
+    Ok(ended?)
 }
 
 /// Serves until SIGTERM or SIGINT; a second one ends without draining.
 ///
 /// # Errors
 /// When a listener fails.
-pub async fn serve_until_signal(fetcher: Fetcher, bound: Vec<Bound>) -> anyhow::Result<()> {
+pub async fn serve_until_signal(rooms: &Rooms, listeners: Listeners) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
-    let server = grpc::serve(fetcher, bound, stop.clone());
+    let server = serve(rooms, listeners, stop.clone());
     let mut server = std::pin::pin!(server);
     tokio::select! {
-        ended = &mut server => return Ok(ended?),
-        () = wait_for_signal() => stop.cancel(),
+        ended = &mut server => return ended,
+        () = signals.next() => stop.cancel(),
     }
     tokio::select! {
-        ended = server => Ok(ended?),
-        () = wait_for_signal() => Ok(()),
+        ended = server => ended,
+        () = signals.next() => Ok(()),
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-pub async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+/// SIGTERM and SIGINT, from when it is made: none is missed between two waits.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Starts to listen.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        let terminate = listen(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -138,7 +236,11 @@ pub fn start_logging(config: &Config) -> anyhow::Result<()> {
     let filter = config.log.as_deref().unwrap_or("warn");
     let filter = EnvFilter::try_new(filter)
         .with_context(|| format!("--log {filter:?} is no filter; try info or tierd=debug"))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A step of a read is a span; it says how long it took when it ends.
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_span_events(FmtSpan::CLOSE);
     match config.log_format.unwrap_or_default() {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().init(),

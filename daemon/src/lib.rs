@@ -46,22 +46,25 @@
 //!
 //! | layer | rooms | must not know |
 //! |---|---|---|
-//! | vocabulary | `error` `clock` `record` | files, network, anything below |
-//! | edges | `wal` · `archive` · `store` | each other |
+//! | vocabulary | `error` `clock` `health` `metrics` `record` | files, network, anything below |
+//! | edges | `wal` · `archive` · `store` · `listen` | each other |
 //! | truth | `catalog` | who commits or reads |
 //! | access | `read` | what is asked for |
 //! | work | `indexer` · `fetch` · `upkeep` | each other, gRPC, settings |
-//! | surface | `grpc` | WALs, the object store, the index |
+//! | surface | `grpc` · `http` | WALs, the object store, the index |
 //! | assembly | `config` `cli` `daemon` | nothing imports these |
 //!
 //! Imports go from a lower row to a higher one, never between rooms parted by a
 //! dot. Invariants about what is absent: only `wal` knows a broker's files, only
 //! `archive` knows tar, gzip and the index, only `store` knows object storage,
-//! only `grpc` knows gRPC, only `clock` asks for the time. The test `tidy` of the
+//! only `grpc` knows gRPC, only `http` knows HTTP, only `metrics` knows
+//! Prometheus, only `clock` asks for the time. The test `tidy` of the
 //! tests crate keeps this page true.
 
 pub mod clock;
 pub mod error;
+pub mod health;
+pub mod metrics;
 pub mod record;
 
 pub mod wal;
@@ -69,6 +72,8 @@ pub mod wal;
 pub mod archive;
 
 pub mod store;
+
+pub mod listen;
 
 pub mod catalog;
 
@@ -81,6 +86,8 @@ pub mod fetch;
 pub mod upkeep;
 
 pub mod grpc;
+
+pub mod http;
 
 pub mod config;
 

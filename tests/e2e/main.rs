@@ -7,6 +7,7 @@ mod catalog;
 mod client;
 mod complaints;
 mod large;
+mod operations;
 mod oracle;
 mod pipeline;
 mod record_codec;

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 /// rows only; rooms of one row never import each other, except in the rows of the
 /// vocabulary and of assembly, which are one room each in all but name.
 const LAYERS: &[&[&str]] = &[
-    &["error", "clock", "task", "metrics", "record"],
-    &["wal", "archive", "store"],
+    &["error", "clock", "task", "health", "metrics", "record"],
+    &["wal", "archive", "store", "listen"],
     &["catalog"],
     &["read"],
     &["indexer", "compact", "fetch", "search", "upkeep"],
@@ -35,6 +35,10 @@ const ONLY_HERE: &[(&str, &[&str])] = &[
     ("tonic_reflection", &["grpc"]),
     ("prost", &["grpc"]),
     ("tierd_proto", &["grpc"]),
+    ("hyper", &["http"]),
+    ("hyper_util", &["http"]),
+    ("http_body_util", &["http"]),
+    ("prometheus", &["metrics"]),
     ("tierd_client", &["cli"]),
     ("clap", &["cli"]),
     ("anyhow", &["config", "cli", "daemon", "main"]),

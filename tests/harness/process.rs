@@ -1,9 +1,11 @@
 //! The daemon as a process: commands that end, and servers that are stopped by
 //! their own id when the test ends, however it ends.
 
-use std::io::{BufRead, BufReader};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 /// A `tierd` binary and the store it works on.
 #[derive(Clone, Debug)]
@@ -74,6 +76,8 @@ impl Tierd {
             .env("TIERD_STORE", &self.store)
             .env("TIERD_DATA_DIR", &self.data)
             .env("TIERD_WRITER_ID", "test")
+            // Daemons of tests that run at once must not share a port.
+            .env("TIERD_HTTP", "127.0.0.1:0")
             .stdin(Stdio::null());
         command
     }
@@ -95,15 +99,8 @@ impl Tierd {
     #[must_use]
     pub fn serve(&self, more: &[&str]) -> Served {
         let mut command = self.command();
-        command.args(["serve", "--listen", "127.0.0.1:0"]).args(more).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the binary starts");
-        let stdout = child.stdout.take().expect("stdout is piped");
-        let line = BufReader::new(stdout).lines().next();
-        let line = line.and_then(Result::ok).unwrap_or_default();
-        let address = line.strip_prefix("serving gRPC on ").map(str::to_owned);
-        let served = Served { child, address: address.unwrap_or_default() };
-        assert!(!served.address.is_empty(), "the daemon said {line:?} instead of its address");
-        served
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(more);
+        Served::start(command)
     }
 }
 
@@ -113,6 +110,83 @@ pub struct Served {
     child: Child,
     /// Where it serves gRPC.
     pub address: String,
+    /// Where it serves probes and metrics.
+    pub http: String,
+}
+
+impl Served {
+    /// Starts a daemon and waits until it says where it serves gRPC (on the first
+    /// address, if on several) and HTTP.
+    #[must_use]
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let mut served = Self { child, address: String::new(), http: String::new() };
+        let mut said = Vec::new();
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Some(address) = line.strip_prefix("serving gRPC on ") {
+                if served.address.is_empty() {
+                    served.address = address.to_owned();
+                }
+            } else if let Some(address) = line.strip_prefix("serving probes and metrics on ") {
+                served.http = address.to_owned();
+                break;
+            }
+            said.push(line);
+        }
+        let told = !served.address.is_empty() && !served.http.is_empty();
+        assert!(told, "the daemon said {said:?} instead of its addresses");
+        served
+    }
+
+    /// Sends SIGTERM, as a kubelet does.
+    pub fn terminate(&self) {
+        let kill = format!("kill -TERM {}", self.child.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status().expect("a shell is there");
+        assert!(sent.success(), "no signal reached the daemon");
+    }
+
+    /// Its standard error, where the command piped it; to be taken once.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn stderr(&mut self) -> ChildStderr {
+        self.child.stderr.take().expect("stderr was piped and not taken")
+    }
+
+    /// Waits for its end; the exit code, -1 when a signal ended it.
+    #[must_use]
+    pub fn wait(mut self) -> i32 {
+        self.child.wait().expect("the daemon is our child").code().unwrap_or(-1)
+    }
+
+    /// Status and body of a GET of `path` over HTTP.
+    ///
+    /// # Errors
+    /// When nothing listens, or the answer is none.
+    pub fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
+        let mut stream = TcpStream::connect(&self.http)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: tierd\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let none = || std::io::Error::other(format!("no answer: {answer:?}"));
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(none)?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Ok((status.ok_or_else(none)?, body.to_owned()))
+    }
+
+    /// The series of the page of metrics with their values.
+    #[must_use]
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let (status, page) = self.get("/metrics").expect("the daemon listens");
+        assert_eq!(status, 200, "{page}");
+        let series = page.lines().filter(|line| !line.starts_with('#'));
+        let parse = |line: &str| {
+            let (name, value) = line.rsplit_once(' ').expect("a series and its value");
+            (name.to_owned(), value.parse().unwrap_or_else(|_| panic!("no number in {line:?}")))
+        };
+        series.map(parse).collect()
+    }
 }
 
 impl Drop for Served {

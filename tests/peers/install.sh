@@ -3,11 +3,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 peers="$PWD/target/peers"
-for program in python3 tar gzip; do
+for program in python3 tar gzip promtool; do
   command -v "$program" >/dev/null || missing="${missing:-} $program"
 done
 if [ -n "${missing:-}" ]; then
-  apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 python3-venv tar gzip
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 python3-venv tar gzip prometheus
 fi
 [ -x "$peers/bin/python" ] || python3 -m venv "$peers"
 "$peers/bin/pip" install --quiet --disable-pip-version-check -r tests/peers/requirements.txt

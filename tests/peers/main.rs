@@ -1,8 +1,10 @@
 //! Foreign programs against the real daemon: grpcurl, Python's gRPC through
-//! reflection, GNU tar, gzip, Python's tarfile. `TIERD_PEERS` names the folder
+//! reflection, GNU tar, gzip, Python's tarfile, promtool, kubernetes-validate. `TIERD_PEERS` names the folder
 //! where `tests/peers/install.sh` put them; without it every test says so.
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a failed test should panic")]
+
+mod operations;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

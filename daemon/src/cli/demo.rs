@@ -9,9 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Outcome, demo_wal, output, records, run};
 use crate::archive::batches_in;
-use crate::config::Config;
-use crate::daemon::{self, Rooms};
-use crate::grpc;
+use crate::config::{self, Config};
+use crate::daemon::{self, Listeners, Rooms};
 use crate::wal::{WalDir, WalFormat};
 
 /// Records shown of one topic.
@@ -27,6 +26,9 @@ pub(super) struct DemoArgs {
     /// Where to serve gRPC [default: 127.0.0.1:9095, with --once any free port]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
+    /// Where to serve probes and metrics [default: 127.0.0.1:9096, with --once any free port]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<String>,
 }
 
 pub(super) async fn demo(args: DemoArgs, _config: Config) -> anyhow::Result<Outcome> {
@@ -41,18 +43,22 @@ pub(super) async fn demo(args: DemoArgs, _config: Config) -> anyhow::Result<Outc
     let report = run::archive_once(&rooms, &config, &wal, WalFormat::Chronik).await?;
     run::print(&report)?;
 
-    let bound = daemon::bind(&config).await?;
-    let address = bound.first().map(ToString::to_string).context("nowhere to listen")?;
+    let listeners = Listeners::bind(&config).await?;
+    let address = listeners.grpc.first().map(ToString::to_string).context("nowhere to listen")?;
+    let http = listeners.http.to_string();
     let stop = CancellationToken::new();
-    let server = tokio::spawn(grpc::serve(rooms.fetcher.clone(), bound, stop.clone()));
+    let server = {
+        let (rooms, stop) = (rooms.clone(), stop.clone());
+        tokio::spawn(async move { daemon::serve(&rooms, listeners, stop).await })
+    };
     output::say(&format!(
         "\n2. Fetched back over gRPC from {address}, every CRC-32C checked:\n\n"
     ))?;
     let whole = read_back(&rooms, &address).await?;
 
     if !args.once {
-        output::say(&farewell(&address, config.store()?))?;
-        daemon::wait_for_signal().await;
+        output::say(&farewell(&address, &http, config.store()?))?;
+        daemon::Signals::listen()?.next().await;
     }
     stop.cancel();
     server.await.context("the server did not end")??;
@@ -60,14 +66,16 @@ pub(super) async fn demo(args: DemoArgs, _config: Config) -> anyhow::Result<Outc
 }
 
 fn settings(folder: &Path, args: &DemoArgs) -> Config {
-    let listen = args.listen.clone().unwrap_or_else(|| {
-        if args.once { "127.0.0.1:0".to_owned() } else { crate::config::LISTEN_DEFAULT.to_owned() }
-    });
+    let any = |given: &Option<String>, usual: &str| {
+        let usual = if args.once { "127.0.0.1:0" } else { usual };
+        given.clone().unwrap_or_else(|| usual.to_owned())
+    };
     Config {
         store: Some(format!("file://{}", folder.join("store").display())),
         data_dir: Some(folder.join("data")),
         writer_id: Some("demo".to_owned()),
-        listen: Some(vec![listen]),
+        listen: Some(vec![any(&args.listen, config::LISTEN_DEFAULT)]),
+        http: Some(any(&args.http, config::HTTP_DEFAULT)),
         ..Config::default()
     }
 }
@@ -122,7 +130,7 @@ async fn read_back(rooms: &Rooms, address: &str) -> anyhow::Result<bool> {
     Ok(whole)
 }
 
-fn farewell(address: &str, store: &str) -> String {
+fn farewell(address: &str, http: &str, store: &str) -> String {
     let fetch = r#"{"partitions":[{"topic":"orders","partition":0,"fetch_offset":0,"max_bytes":2000,"min_one_batch":true}]}"#;
     format!(
         "\nServing on {address} until Ctrl-C. Try, in another terminal:\n\n  \
@@ -130,6 +138,7 @@ fn farewell(address: &str, store: &str) -> String {
          grpcurl -plaintext {address} tierd.v1.Archive/DescribeArchive\n  \
          grpcurl -plaintext -d '{fetch}' {address} tierd.v1.Archive/FetchArchived\n  \
          tierd fetch orders 0 --offset 100 --endpoint {address} | head -n 3\n  \
-         tierd ls --store {store}\n"
+         tierd ls --store {store}\n  \
+         curl http://{http}/metrics\n"
     )
 }

@@ -25,6 +25,7 @@ mod snapshots;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 use crate::catalog::{ArchiveEntry, Catalog, CatalogError, Snapshot};
 use crate::clock::Clock;
@@ -74,6 +75,20 @@ impl FetchError {
     }
 }
 
+impl FetchError {
+    /// The step that failed; none when nobody listens.
+    #[must_use]
+    pub fn stage(&self) -> Option<Stage> {
+        match self {
+            Self::Catalog(_) => Some(Stage::Catalog),
+            Self::Read(ReadError::Store(_)) => Some(Stage::Store),
+            Self::Read(ReadError::Archive { .. } | ReadError::Worker { .. }) => Some(Stage::Verify),
+            Self::Contradiction { .. } => Some(Stage::Walk),
+            Self::Cancelled => None,
+        }
+    }
+}
+
 impl Classify for FetchError {
     fn kind(&self) -> ErrorKind {
         match self {
@@ -119,7 +134,9 @@ impl Fetcher {
             partition.max_bytes = partition.max_bytes.min(budget);
             // KAFKA-19795: only the first partition that yields data may go over.
             partition.min_one_batch &= !answered;
-            let sent = partition::answer(self, partition, sink, stats).await?;
+            let (tp, offset) = (&partition.tp, partition.offset);
+            let span = tracing::debug_span!("partition", %tp, offset);
+            let sent = partition::answer(self, partition, sink, stats).instrument(span).await?;
             answered |= sent > 0;
             budget = budget.saturating_sub(sent);
         }

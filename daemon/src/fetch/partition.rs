@@ -8,7 +8,7 @@ use futures::StreamExt;
 
 use super::types::{
     Data, EndReason, FetchEvent, Isolation, Overlaps, PartitionHeader, PartitionRequest,
-    PartitionState, PartitionTrailer, Status,
+    PartitionState, PartitionTrailer, Stage, Status,
 };
 use super::{FetchError, Fetcher, Sink, aborted, overlaps, state_of};
 use crate::archive::{Toc, batches_in};
@@ -45,6 +45,7 @@ pub(super) async fn answer(
         }
         Err(error) => {
             let trailer = failure(&request, error.kind().into(), error.to_string());
+            let trailer = PartitionTrailer { failed_in: Some(Stage::Catalog), ..trailer };
             return send_refusal(sink, &request, None, trailer).await;
         }
     };
@@ -107,6 +108,7 @@ fn failure(request: &PartitionRequest, status: Status, message: String) -> Parti
         message,
         refused_by: None,
         object: None,
+        failed_in: None,
         next_offset: request.offset,
         bytes: 0,
         batches: 0,
@@ -258,6 +260,7 @@ async fn trailer(
         message: String::new(),
         refused_by: None,
         object: None,
+        failed_in: None,
         next_offset: progress.next,
         bytes: progress.bytes,
         batches: progress.batches,
@@ -285,6 +288,7 @@ impl PartitionTrailer {
         self.status = error.kind().into();
         self.message = error.to_string();
         self.object = error.object();
+        self.failed_in = error.stage();
         self.end = EndReason::Failed;
     }
 }

@@ -122,6 +122,8 @@ pub struct PartitionTrailer {
     pub refused_by: Option<PartitionState>,
     /// The object that failed, for [`Status::DataLoss`].
     pub object: Option<String>,
+    /// The step that failed, where one did.
+    pub failed_in: Option<Stage>,
     /// Where to go on reading.
     pub next_offset: i64,
     /// Bytes of batches sent.
@@ -155,6 +157,66 @@ pub enum Status {
     Exhausted,
     /// A defect of tierd.
     Internal,
+}
+
+impl Status {
+    /// Every status, in the order of the declaration.
+    pub const ALL: [Self; 9] = [
+        Self::Ok,
+        Self::BelowLogStart,
+        Self::NotArchivedYet,
+        Self::UnknownTopicOrPartition,
+        Self::InvalidRequest,
+        Self::Unavailable,
+        Self::DataLoss,
+        Self::Exhausted,
+        Self::Internal,
+    ];
+
+    /// One word, as metrics use it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::BelowLogStart => "below_log_start",
+            Self::NotArchivedYet => "not_archived_yet",
+            Self::UnknownTopicOrPartition => "unknown_topic_or_partition",
+            Self::InvalidRequest => "invalid_request",
+            Self::Unavailable => "unavailable",
+            Self::DataLoss => "data_loss",
+            Self::Exhausted => "exhausted",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// A step of a read that may fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Finding out from the catalog which archives to read.
+    Catalog,
+    /// Requesting bytes of an archive from the store.
+    Store,
+    /// Verifying and inflating what came.
+    Verify,
+    /// Finding the batches in it.
+    Walk,
+}
+
+impl Stage {
+    /// Every stage, in the order of the declaration.
+    pub const ALL: [Self; 4] = [Self::Catalog, Self::Store, Self::Verify, Self::Walk];
+
+    /// One word, as metrics use it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Catalog => "catalog",
+            Self::Store => "store",
+            Self::Verify => "verify",
+            Self::Walk => "walk",
+        }
+    }
 }
 
 impl From<ErrorKind> for Status {

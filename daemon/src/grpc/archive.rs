@@ -16,7 +16,8 @@ use tracing::Instrument;
 
 use super::convert;
 use super::frames::Joiner;
-use crate::fetch::{EVENTS_QUEUED_MAX, FetchEvent, FetchRequest, Fetcher};
+use crate::fetch::{EVENTS_QUEUED_MAX, FetchEvent, FetchRequest, Fetcher, Stage};
+use crate::metrics::{FetchCall, Metrics};
 use crate::read::ReadStats;
 use crate::record::{TopicName, TopicPartition};
 
@@ -27,11 +28,12 @@ type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Clone, Debug)]
 pub(super) struct ArchiveService {
     fetcher: Fetcher,
+    metrics: Metrics,
 }
 
 impl ArchiveService {
-    pub(super) fn new(fetcher: Fetcher) -> Self {
-        Self { fetcher }
+    pub(super) fn new(fetcher: Fetcher, metrics: Metrics) -> Self {
+        Self { fetcher, metrics }
     }
 
     /// The partitions a request means: those it names, or all.
@@ -58,10 +60,12 @@ impl v1::archive_server::Archive for ArchiveService {
         &self,
         request: Request<FetchArchivedRequest>,
     ) -> Result<Response<Self::FetchArchivedStream>, Status> {
-        let request = convert::fetch_request(request.into_inner())?;
+        let request = convert::fetch_request(request.into_inner())
+            .inspect_err(|_| self.metrics.fetch_refused())?;
         let (frames, answer) = mpsc::channel(EVENTS_QUEUED_MAX);
-        let span = tracing::info_span!("fetch_archived", partitions = request.partitions.len());
-        tokio::spawn(stream_fetch(self.fetcher.clone(), request, frames).instrument(span));
+        let span = tracing::debug_span!("fetch", partitions = request.partitions.len());
+        let call = self.metrics.fetch_begins();
+        tokio::spawn(stream_fetch(self.fetcher.clone(), request, frames, call).instrument(span));
         Ok(Response::new(Box::pin(ReceiverStream::new(answer))))
     }
 
@@ -129,7 +133,7 @@ impl v1::archive_server::Archive for ArchiveService {
 }
 
 /// Runs a fetch and sends its frames until they are all sent or nobody listens.
-async fn stream_fetch(fetcher: Fetcher, request: FetchRequest, frames: Frames) {
+async fn stream_fetch(fetcher: Fetcher, request: FetchRequest, frames: Frames, call: FetchCall) {
     let (sink, mut events) = mpsc::channel(EVENTS_QUEUED_MAX);
     let stats = ReadStats::default();
     let produce = async {
@@ -154,6 +158,7 @@ async fn stream_fetch(fetcher: Fetcher, request: FetchRequest, frames: Frames) {
                     event
                 }
             };
+            count(&call, &event);
             for frame in frames_of(event, &mut joiner) {
                 if !send(&frames, frame).await {
                     return false;
@@ -167,9 +172,24 @@ async fn stream_fetch(fetcher: Fetcher, request: FetchRequest, frames: Frames) {
         (produced, forwarded) = async { tokio::join!(produce, forward) } => produced && forwarded,
         () = frames.closed() => false,
     };
-    let whole = whole && send(&frames, Frame::End(End {})).await;
     let cost = stats.totals();
-    tracing::debug!(whole, ?cost, "fetch answered");
+    // Counted before the caller hears the end, so that what it asks next is true.
+    call.cost(&cost.into());
+    if whole {
+        call.answered();
+        send(&frames, Frame::End(End {})).await;
+    }
+    tracing::debug!(whole, ?cost, "fetch ended");
+}
+
+fn count(call: &FetchCall, event: &FetchEvent) {
+    match event {
+        FetchEvent::Header(_) => {}
+        FetchEvent::Data(data) => call.sends(data.ends.len() as u64, data.wire.len() as u64),
+        FetchEvent::Trailer(trailer) => {
+            call.partition(trailer.status.as_str(), trailer.failed_in.map(Stage::as_str));
+        }
+    }
 }
 
 /// Sends one frame; false when the caller is gone.

@@ -1,4 +1,4 @@
-//! Owns the gRPC surface: listeners, services, limits on what a caller may ask.
+//! Owns the gRPC surface: services, limits on what a caller may ask.
 //!
 //! Does not own what is served: that is `fetch`; nor what a message means, which
 //! `proto/tierd/v1/archive.proto` documents. Knows nothing of WALs, of the object
@@ -7,19 +7,20 @@
 mod archive;
 mod convert;
 mod frames;
-mod listen;
 
 use std::time::Duration;
 
 use tierd_proto::v1::archive_server::ArchiveServer;
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::fetch::Fetcher;
-
-pub use listen::{Bound, ListenAddress, ListenAddressError, ListenError};
+use crate::listen::Bound;
+use crate::metrics::Metrics;
 
 /// Bytes of one request: names and numbers of a few hundred partitions.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
@@ -53,12 +54,13 @@ pub enum ServeError {
 /// When a listener fails. All listeners stop together.
 pub async fn serve(
     fetcher: Fetcher,
+    metrics: Metrics,
     bound: Vec<Bound>,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let (mut health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ArchiveServer<archive::ArchiveService>>().await;
-    let service = ArchiveServer::new(archive::ArchiveService::new(fetcher))
+    let service = ArchiveServer::new(archive::ArchiveService::new(fetcher, metrics))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     // grpcurl 1.8.6 knows only v1alpha, buf and newer grpcurl ask for v1.
     let descriptors = || {
@@ -78,8 +80,9 @@ pub async fn serve(
         ended = &mut servers => return ended.map(|_| ()),
         () = stop.cancelled() => {}
     }
-    health.set_service_status("", ServingStatus::NotServing).await;
-    health.set_not_serving::<ArchiveServer<archive::ArchiveService>>().await;
+    for service in ["", ArchiveServer::<archive::ArchiveService>::NAME] {
+        turn_away(&mut health, service).await;
+    }
     closing.cancel();
     match tokio::time::timeout(DRAIN_MAX, servers).await {
         Ok(ended) => ended.map(|_| ()),
@@ -88,6 +91,15 @@ pub async fn serve(
             Ok(())
         }
     }
+}
+
+/// Says that `service` does not serve, and ends the streams that watch it: they
+/// would never end by themselves, and the drain would wait for them.
+async fn turn_away(health: &mut HealthReporter, service: &str) {
+    health.set_service_status(service, ServingStatus::NotServing).await;
+    // Who watches still gets the last status, then the end.
+    health.clear_service_status(service).await;
+    health.set_service_status(service, ServingStatus::NotServing).await;
 }
 
 async fn serve_one(

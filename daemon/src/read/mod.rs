@@ -22,6 +22,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 
 use crate::archive::{ArchiveError, BatchList, Chunk, Toc};
 use crate::catalog::ArchiveEntry;
@@ -193,7 +194,8 @@ impl ArchiveReader {
         let place = entry.summary.toc;
         let key = entry.key();
         let range = place.offset..place.offset + u64::from(place.length);
-        let packed = self.inner.store.get_range(&key, range).await?;
+        let span = tracing::debug_span!("toc", object = %key);
+        let packed = self.inner.store.get_range(&key, range).instrument(span).await?;
         stats.toc_request(packed.len() as u64);
         let toc = Toc::decode(&packed, &place)
             .map_err(|source| ReadError::Archive { object: key.to_string(), source })?;
@@ -266,8 +268,10 @@ impl ArchiveReader {
         let Ok(_permit) = budget.acquire_many_owned(permits).await else {
             unreachable!("the budget is never closed");
         };
-        let packed = self.inner.store.get_range(&key, window.place.clone()).await?;
-        stats.chunk_request(packed.len() as u64);
+        let span = tracing::debug_span!("window", object = %key, chunks = ?window.chunks);
+        let packed =
+            self.inner.store.get_range(&key, window.place.clone()).instrument(span).await?;
+        stats.chunk_request(window.chunks.len() as u64, packed.len() as u64);
 
         let (inner, toc, digest) = (Arc::clone(&self.inner), Arc::clone(toc), entry.summary.digest);
         // Hashing and inflating take milliseconds: not on the threads that serve.

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::metrics::{CacheCost, ReadCost};
+
 /// Counts what one read costs, shared by the steps that serve it.
 #[derive(Debug, Default)]
 pub struct ReadStats {
@@ -11,6 +13,7 @@ pub struct ReadStats {
     chunk_requests: AtomicU64,
     chunk_bytes: AtomicU64,
     chunk_hits: AtomicU64,
+    chunk_misses: AtomicU64,
     archives: AtomicU64,
 }
 
@@ -31,6 +34,17 @@ pub struct ReadTotals {
     pub chunk_bytes: u64,
     /// Chunks found in the cache.
     pub chunk_hits: u64,
+    /// Chunks that the ranged requests brought.
+    pub chunk_misses: u64,
+}
+
+impl From<ReadTotals> for ReadCost {
+    fn from(totals: ReadTotals) -> Self {
+        let (hits, misses, bytes) = (totals.toc_hits, totals.toc_requests, totals.toc_bytes);
+        let toc = CacheCost { hits, misses, bytes };
+        let (hits, misses, bytes) = (totals.chunk_hits, totals.chunk_misses, totals.chunk_bytes);
+        Self { archives: totals.archives, toc, chunk: CacheCost { hits, misses, bytes } }
+    }
 }
 
 impl ReadStats {
@@ -51,7 +65,8 @@ impl ReadStats {
         self.chunk_hits.fetch_add(chunks, Relaxed);
     }
 
-    pub(crate) fn chunk_request(&self, bytes: u64) {
+    pub(crate) fn chunk_request(&self, chunks: u64, bytes: u64) {
+        self.chunk_misses.fetch_add(chunks, Relaxed);
         self.chunk_requests.fetch_add(1, Relaxed);
         self.chunk_bytes.fetch_add(bytes, Relaxed);
     }
@@ -67,6 +82,7 @@ impl ReadStats {
             chunk_requests: self.chunk_requests.load(Relaxed),
             chunk_bytes: self.chunk_bytes.load(Relaxed),
             chunk_hits: self.chunk_hits.load(Relaxed),
+            chunk_misses: self.chunk_misses.load(Relaxed),
         }
     }
 }

@@ -39,6 +39,7 @@ use object_store::path::Path;
 use object_store::{
     GetOptions, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
 };
+use tracing::Instrument;
 
 use self::counters::Counters;
 use self::error::Attempt;
@@ -460,8 +461,10 @@ impl Store {
         request: impl Future<Output = Result<T, Attempt>> + Send,
     ) -> Result<T, Attempt> {
         self.inner.counters.request(op);
-        let answer =
-            tokio::time::timeout(limit, request).await.unwrap_or(Err(Attempt::Timeout(limit)));
+        let span = tracing::debug_span!("store_request", op = op.as_str());
+        let answer = tokio::time::timeout(limit, request.instrument(span))
+            .await
+            .unwrap_or(Err(Attempt::Timeout(limit)));
         if !matches!(answer, Ok(_) | Err(Attempt::NotFound | Attempt::Exists)) {
             self.inner.counters.failure(op);
         }

@@ -1,7 +1,9 @@
-//! Owns the addresses to listen on: loopback TCP and Unix sockets.
+//! Owns the addresses to listen on: TCP and Unix sockets.
 //!
-//! There is no TLS yet, so a routable address is refused: whoever reaches the
-//! port would read every topic.
+//! Does not own what is served on them. There is no TLS yet, so data is served on
+//! loopback only: whoever reaches a routable port would read every topic. Probes
+//! and metrics tell no data and take no commands; a kubelet and a Prometheus
+//! reach them at the Pod's address, so they may be served there when asked for.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,7 +12,16 @@ use std::str::FromStr;
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
-/// Where to listen: `HOST:PORT` on loopback, or `unix:PATH`.
+/// Who may reach what is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Processes of this host, or of this Pod.
+    Loopback,
+    /// Whoever has a route.
+    Anyone,
+}
+
+/// Where to listen: `IP:PORT`, or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
     /// A TCP socket.
@@ -21,19 +32,33 @@ pub enum ListenAddress {
 
 /// A text that is no address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{text:?} is no address to listen on: {why}; give IP:PORT on loopback, as 127.0.0.1:9095, or unix:/PATH"
-)]
+#[error("{text:?} is no address to listen on: {why}; give {wanted}")]
 pub struct ListenAddressError {
     text: String,
     why: String,
+    wanted: &'static str,
 }
 
 impl FromStr for ListenAddress {
     type Err = ListenAddressError;
 
+    /// An address that only loopback reaches.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refuse = |why: String| Err(ListenAddressError { text: text.to_owned(), why });
+        Self::parse(text, Reach::Loopback)
+    }
+}
+
+impl ListenAddress {
+    /// Reads an address that `reach` allows.
+    ///
+    /// # Errors
+    /// When it is none, or could be reached by more than `reach`.
+    pub fn parse(text: &str, reach: Reach) -> Result<Self, ListenAddressError> {
+        let wanted = match reach {
+            Reach::Loopback => "IP:PORT on loopback, as 127.0.0.1:9095, or unix:/PATH",
+            Reach::Anyone => "IP:PORT, as 127.0.0.1:9096 or 0.0.0.0:9096, or unix:/PATH",
+        };
+        let refuse = |why: String| Err(ListenAddressError { text: text.to_owned(), why, wanted });
         if let Some(path) = text.strip_prefix("unix:") {
             let path = PathBuf::from(path);
             return if path.is_absolute() {
@@ -44,7 +69,9 @@ impl FromStr for ListenAddress {
         }
         let numeric = text.replace("localhost:", "127.0.0.1:");
         match SocketAddr::from_str(&numeric) {
-            Ok(address) if address.ip().is_loopback() => Ok(Self::Tcp(address)),
+            Ok(address) if reach == Reach::Anyone || address.ip().is_loopback() => {
+                Ok(Self::Tcp(address))
+            }
             Ok(_) => refuse("it is not a loopback address, and there is no TLS yet".to_owned()),
             Err(error) => refuse(error.to_string()),
         }
@@ -151,6 +178,17 @@ mod tests {
         for bad in ["0.0.0.0:9095", "192.0.2.1:9095", "9095", "unix:tierd.sock", ""] {
             let error = bad.parse::<ListenAddress>().unwrap_err().to_string();
             assert!(error.contains("127.0.0.1:9095"), "{error}");
+        }
+    }
+
+    #[test]
+    fn probes_and_metrics_may_be_served_to_the_outside_when_asked_for() {
+        for good in ["0.0.0.0:9096", "[::]:9096", "192.0.2.1:9096", "127.0.0.1:0", "unix:/s"] {
+            assert!(ListenAddress::parse(good, Reach::Anyone).is_ok(), "{good}");
+        }
+        for bad in ["9096", "unix:s", "example.com:9096"] {
+            let error = ListenAddress::parse(bad, Reach::Anyone).unwrap_err().to_string();
+            assert!(error.contains("0.0.0.0:9096"), "{error}");
         }
     }
 
