@@ -13,6 +13,7 @@ pub struct Tierd {
     binary: PathBuf,
     store: String,
     data: PathBuf,
+    environment: Vec<(String, String)>,
 }
 
 /// What a command printed and how it ended.
@@ -59,7 +60,14 @@ impl Tierd {
             binary: PathBuf::from(binary),
             store: format!("file://{}", folder.join("store").display()),
             data: folder.join("data"),
+            environment: Vec::new(),
         }
+    }
+
+    /// The same binary and scratch on another store, which `environment` sets up.
+    #[must_use]
+    pub fn on_store(self, url: &str, environment: &[(String, String)]) -> Self {
+        Self { store: url.to_owned(), environment: environment.to_vec(), ..self }
     }
 
     /// A command with the store set by environment and nothing inherited that
@@ -68,7 +76,8 @@ impl Tierd {
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("TIERD_") {
+            let ours = ["TIERD_", "AWS_", "GOOGLE_", "AZURE_"];
+            if ours.iter().any(|ours| name.to_string_lossy().starts_with(ours)) {
                 command.env_remove(name);
             }
         }
@@ -78,6 +87,7 @@ impl Tierd {
             .env("TIERD_WRITER_ID", "test")
             // Daemons of tests that run at once must not share a port.
             .env("TIERD_HTTP", "127.0.0.1:0")
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null());
         command
     }

@@ -46,7 +46,7 @@ pub struct Cli {
 /// Flags of every command.
 #[derive(Clone, Debug, Args)]
 struct Global {
-    /// Where archives live: file:///DIR or memory:
+    /// Where archives live: file:///DIR, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or memory:
     #[arg(long, value_name = "URL", env = "TIERD_STORE", global = true)]
     store: Option<String>,
     /// Name of the broker's cluster, the first folder in the store [default: default]

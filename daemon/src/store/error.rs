@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Classify, ErrorKind, io_kind};
 
+use super::answer::{Answer, Verdict};
 use super::counters::Op;
 use super::keys::ObjectKey;
 use super::url::UNDERSTOOD;
@@ -23,6 +24,26 @@ pub enum StoreError {
         url: String,
         /// Why it is not understood.
         why: String,
+    },
+    /// The settings of a remote store do not fit together.
+    #[error(
+        "the store {store} cannot be used: {why}; check the {variables}* environment variables"
+    )]
+    Settings {
+        /// The store.
+        store: String,
+        /// What is wrong.
+        why: String,
+        /// How the variables' names begin.
+        variables: &'static str,
+    },
+    /// The store has no such bucket or container.
+    #[error(
+        "the store {store} is not there: its bucket or container does not exist; check the URL, or create it"
+    )]
+    NoBucket {
+        /// The store.
+        store: String,
     },
     /// The directory of a `file://` store is not there or not a directory.
     #[error("store directory {} cannot be opened: {source}; check the path, or create it with mkdir", path.display())]
@@ -42,7 +63,7 @@ pub enum StoreError {
     },
     /// The store refuses this to us.
     #[error(
-        "cannot {op} {path} in the store {store}: {source}; check permissions and mount options"
+        "cannot {op} {path} in the store {store}: {source}; check permissions, credentials and mount options"
     )]
     Denied {
         /// The request.
@@ -177,16 +198,18 @@ impl StoreError {
 impl Classify for StoreError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Url { .. } | Self::Denied { .. } | Self::NotCreateOnly { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::Url { .. }
+            | Self::Settings { .. }
+            | Self::NoBucket { .. }
+            | Self::Directory { .. }
+            | Self::Denied { .. }
+            | Self::NotCreateOnly { .. } => ErrorKind::Invalid,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Full { .. } => ErrorKind::Exhausted,
             Self::Unavailable { .. } | Self::Interrupted { .. } | Self::Timeout { .. } => {
                 ErrorKind::Retry
             }
             Self::Length { .. } | Self::TooLarge { .. } => ErrorKind::Corrupt,
-            Self::Directory { .. } => ErrorKind::Invalid,
             Self::Source { source, .. } => io_kind(source),
             Self::Defect { .. } => ErrorKind::Internal,
         }
@@ -198,6 +221,8 @@ impl Classify for StoreError {
 pub(super) enum Attempt {
     /// There is no such object.
     NotFound,
+    /// There is no such bucket.
+    NoBucket,
     /// There is one already.
     Exists,
     /// The store says no, and will again.
@@ -206,6 +231,8 @@ pub(super) enum Attempt {
     Full(Source),
     /// May work next time.
     Failed(Source),
+    /// The range lies behind the object's end.
+    OutOfRange(Source),
     /// No answer.
     Timeout(Duration),
     /// The object is shorter than it should be.
@@ -237,13 +264,16 @@ impl Attempt {
         let (store, path) = (store.to_owned(), path.to_owned());
         match self {
             Self::NotFound => StoreError::NotFound { path, store },
+            Self::NoBucket => StoreError::NoBucket { store },
             Self::Exists => {
                 let source = "it exists already".into();
                 StoreError::Defect { op, path, store, source }
             }
             Self::Denied(source) => StoreError::Denied { op, path, store, source },
             Self::Full(source) => StoreError::Full { op, path, store, source },
-            Self::Failed(source) => StoreError::Unavailable { op, path, store, attempts, source },
+            Self::Failed(source) | Self::OutOfRange(source) => {
+                StoreError::Unavailable { op, path, store, attempts, source }
+            }
             Self::Timeout(after) => StoreError::Timeout { op, path, store, attempts, after },
             Self::Short { expected, found } => StoreError::Length { path, store, expected, found },
             Self::TooLarge { max, found } => StoreError::TooLarge { path, store, max, found },
@@ -256,22 +286,42 @@ impl From<object_store::Error> for Attempt {
     fn from(error: object_store::Error) -> Self {
         use object_store::Error as Below;
         match error {
-            Below::NotFound { .. } => Self::NotFound,
+            Below::NotFound { source, .. } => match Answer::read(&*source) {
+                Some(answer) if answer.verdict() == Verdict::NoBucket => Self::NoBucket,
+                _ => Self::NotFound,
+            },
             // 412 and 409 both mean "something may be there": only reading tells.
             Below::AlreadyExists { .. } | Below::Precondition { .. } => Self::Exists,
             Below::PermissionDenied { source, .. } | Below::Unauthenticated { source, .. } => {
-                Self::Denied(source)
+                match Answer::read(&*source) {
+                    Some(answer) => Self::Denied(answer.line.into()),
+                    None => Self::Denied(source),
+                }
             }
-            Below::Generic { source, .. } => match io_error(&*source).map(io_kind) {
-                Some(ErrorKind::Exhausted) => Self::Full(plain(source)),
-                Some(ErrorKind::Invalid) => Self::Denied(plain(source)),
-                _ => Self::Failed(source),
+            Below::Generic { source, .. } => match Answer::read(&*source) {
+                Some(answer) => Self::from(answer),
+                None => match io_error(&*source).map(io_kind) {
+                    Some(ErrorKind::Exhausted) => Self::Full(plain(source)),
+                    Some(ErrorKind::Invalid) => Self::Denied(plain(source)),
+                    _ => Self::Failed(source),
+                },
             },
             Below::NotSupported { .. }
             | Below::NotImplemented { .. }
             | Below::InvalidPath { .. }
             | Below::UnknownConfigurationKey { .. } => Self::Defect(Box::new(error)),
             other => Self::Failed(Box::new(other)),
+        }
+    }
+}
+
+impl From<Answer> for Attempt {
+    fn from(answer: Answer) -> Self {
+        match answer.verdict() {
+            Verdict::NoBucket => Self::NoBucket,
+            Verdict::Again => Self::Failed(answer.line.into()),
+            Verdict::OutOfRange => Self::OutOfRange(answer.line.into()),
+            Verdict::Never => Self::Denied(answer.line.into()),
         }
     }
 }

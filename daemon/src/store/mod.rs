@@ -1,7 +1,7 @@
 //! Owns the store of objects in our verbs: create, put, get, head, list, delete.
 //!
-//! Owns the names of objects ([`keys`]), how a store is named ([`url`]), time
-//! limits, repetition, durability of local files, and the count of requests.
+//! Owns the names of objects ([`keys`]), how a store is named ([`url`]) and set up
+//! ([`remote`]), time limits, repetition, durability of local files, and the count of requests.
 //! Does not own what objects hold. The only room that knows `object_store`.
 //!
 //! **Create is the only arbiter between writers.** [`Store::create`] is sent
@@ -17,10 +17,12 @@
 //! **Lengths.** A short answer is never handed on: the caller gets exactly what
 //! was asked for, or an error.
 
+mod answer;
 mod counters;
 mod error;
 pub mod keys;
 pub mod names;
+pub mod remote;
 mod upload;
 pub mod url;
 
@@ -43,21 +45,27 @@ use tracing::Instrument;
 
 use self::counters::Counters;
 use self::error::Attempt;
+use self::remote::connect;
 use self::upload::{create_directory, open_directory, put_file, sync};
 
 pub use self::counters::{Count, Op, Requests};
 pub use self::error::StoreError;
 pub use self::keys::{ObjectKey, PartitionKey, SideKind};
 pub use self::names::{ClusterName, NameError, WriterId};
+pub use self::remote::Environment;
 pub use self::upload::{PART_BYTES, PARTS_IN_FLIGHT};
-pub use self::url::StoreUrl;
+pub use self::url::{Bucket, Provider, StoreUrl};
 
 /// Longest wait for one attempt. A part of 8 MiB takes this long at 140 KB/s,
 /// below which archiving is hopeless.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Attempts at a request that may be repeated. The clients of remote stores
-/// repeat on their own; this covers what they give up on, without a storm.
+/// Longest wait for a copy, and for the end of an upload in parts: the store moves
+/// a whole archive then, and 2 GiB at 10 MB/s are still welcome.
+pub const COMPLETE_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// Attempts at a request that may be repeated: what a busy store refuses once
+/// passes, and one that is down gets no storm. Clients below repeat nothing.
 pub const ATTEMPTS_MAX: u32 = 3;
 
 /// Wait before the second attempt; doubled before each further one.
@@ -91,7 +99,22 @@ struct Inner {
     /// For messages.
     name: String,
     counters: Counters,
+    limits: Limits,
+}
+
+/// How long to wait, for what.
+#[derive(Clone, Copy)]
+struct Limits {
+    request: Duration,
+    complete: Duration,
     backoff: Duration,
+}
+
+impl Limits {
+    /// How long to wait after `attempts` that failed.
+    fn wait(&self, attempts: u32) -> Duration {
+        self.backoff * (1 << (attempts - 1))
+    }
 }
 
 impl fmt::Debug for Store {
@@ -108,25 +131,38 @@ impl fmt::Display for Store {
 
 impl Store {
     /// Opens the store that `url` names; a directory must exist. Each `memory:`
-    /// is a store of its own.
+    /// is a store of its own. A remote store is set up by the environment of this
+    /// process, see [`remote`], and not spoken to yet.
     ///
     /// # Errors
-    /// [`StoreError::Url`] or [`StoreError::Directory`].
+    /// [`StoreError::Url`], [`StoreError::Directory`] or [`StoreError::Settings`].
     pub fn open(url: &str) -> Result<Self, StoreError> {
+        Self::open_in(url, &Environment::of_process())
+    }
+
+    /// As [`Store::open`], with a remote store set up by `environment`.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`], [`StoreError::Directory`] or [`StoreError::Settings`].
+    pub fn open_in(url: &str, environment: &Environment) -> Result<Self, StoreError> {
         match StoreUrl::parse(url)? {
             StoreUrl::Memory => Ok(Self::build(Arc::new(InMemory::new()), None, "", "memory:")),
             StoreUrl::Local(path) => {
                 let local = open_directory(&path)?;
                 Ok(Self::build(Arc::new(local.clone()), Some(local), "", url))
             }
+            StoreUrl::Remote(bucket) => {
+                let objects = connect(&bucket, environment)?;
+                Ok(Self::build(objects, None, &bucket.prefix, &bucket.to_string()))
+            }
         }
     }
 
     /// As [`Store::open`], for those who will write: makes a missing directory,
-    /// durably.
+    /// durably. Buckets are never made: their rules are the operator's.
     ///
     /// # Errors
-    /// [`StoreError::Url`] or [`StoreError::Directory`].
+    /// [`StoreError::Url`], [`StoreError::Directory`] or [`StoreError::Settings`].
     pub fn open_or_create(url: &str) -> Result<Self, StoreError> {
         if let StoreUrl::Local(path) = StoreUrl::parse(url)? {
             create_directory(&path)?;
@@ -151,18 +187,33 @@ impl Store {
         if !prefix.is_empty() {
             prefix.push('/');
         }
-        let (name, counters, backoff) = (name.to_owned(), Counters::default(), BACKOFF);
-        Self { inner: Arc::new(Inner { objects, local, prefix, name, counters, backoff }) }
+        let (name, counters) = (name.to_owned(), Counters::default());
+        let limits =
+            Limits { request: REQUEST_TIMEOUT, complete: COMPLETE_TIMEOUT, backoff: BACKOFF };
+        Self { inner: Arc::new(Inner { objects, local, prefix, name, counters, limits }) }
     }
 
     /// The same store with another wait before the second attempt and with
     /// counters of its own.
     #[must_use]
     pub fn with_backoff(self, backoff: Duration) -> Self {
+        let limits = Limits { backoff, ..self.inner.limits };
+        self.with_limits(limits)
+    }
+
+    /// The same store with another longest wait for any attempt and with counters
+    /// of its own.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        let limits = Limits { request: timeout, complete: timeout, ..self.inner.limits };
+        self.with_limits(limits)
+    }
+
+    fn with_limits(self, limits: Limits) -> Self {
         let Inner { objects, local, prefix, name, .. } = &*self.inner;
         let (objects, local) = (Arc::clone(objects), local.clone());
         let (prefix, name, counters) = (prefix.clone(), name.clone(), Counters::default());
-        Self { inner: Arc::new(Inner { objects, local, prefix, name, counters, backoff }) }
+        Self { inner: Arc::new(Inner { objects, local, prefix, name, counters, limits }) }
     }
 
     /// How many requests were sent so far, by sort.
@@ -340,7 +391,8 @@ impl Store {
                 futures::stream::try_unfold(objects, move |mut objects| {
                     let (store, path) = (store.clone(), path.clone());
                     async move {
-                        let next = tokio::time::timeout(REQUEST_TIMEOUT, objects.next()).await;
+                        let limit = store.inner.limits.request;
+                        let next = tokio::time::timeout(limit, objects.next()).await;
                         let attempt = match next {
                             Ok(None) => return Ok(None),
                             Ok(Some(Ok(meta))) => {
@@ -349,7 +401,7 @@ impl Store {
                                 return Ok(Some(((name.to_owned(), meta.size), objects)));
                             }
                             Ok(Some(Err(error))) => Attempt::from(error),
-                            Err(_) => Attempt::Timeout(REQUEST_TIMEOUT),
+                            Err(_) => Attempt::Timeout(limit),
                         };
                         store.inner.counters.failure(Op::List);
                         Err(store.error(attempt, Op::List, &path, 1))
@@ -444,13 +496,14 @@ impl Store {
         attempt.into_error(&self.inner.name, op, path, attempts)
     }
 
-    /// One attempt, given up after [`REQUEST_TIMEOUT`].
+    /// One attempt, given up after [`REQUEST_TIMEOUT`] or [`COMPLETE_TIMEOUT`].
     async fn once<T>(
         &self,
         op: Op,
         request: impl Future<Output = Result<T, Attempt>> + Send,
     ) -> Result<T, Attempt> {
-        self.within(REQUEST_TIMEOUT, op, request).await
+        let Limits { request: limit, complete, .. } = self.inner.limits;
+        self.within(if op == Op::Copy { complete } else { limit }, op, request).await
     }
 
     /// One attempt: counted, and given up after `limit`.
@@ -484,7 +537,7 @@ impl Store {
             match self.once(op, request()).await {
                 Ok(value) => return Ok(value),
                 Err(attempt) if attempts < ATTEMPTS_MAX && attempt.may_repeat() => {
-                    tokio::time::sleep(self.inner.backoff * (1 << (attempts - 1))).await;
+                    tokio::time::sleep(self.inner.limits.wait(attempts)).await;
                     attempts += 1;
                 }
                 Err(attempt) => return Err(self.error(attempt, op, path, attempts)),

@@ -5,16 +5,18 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path as FilePath;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
+use object_store::retry::{RetryContext, RetryFailure, RetryPolicy};
 use object_store::{MultipartUpload, PutMultipartOptions, PutPayload};
 use tokio::task::JoinSet;
 
+use super::answer::Answer;
 use super::error::Attempt;
-use super::{ObjectKey, Op, REQUEST_TIMEOUT, Store, StoreError};
+use super::{ATTEMPTS_MAX, Inner, ObjectKey, Op, Store, StoreError};
 
 /// Size of one part in bytes. Stores want at least 5 MiB and at most 10,000
 /// parts: this reaches 80 GB, and an archive has at most a few.
@@ -23,10 +25,6 @@ pub const PART_BYTES: u64 = 8 << 20;
 /// Parts sent at a time. With [`PART_BYTES`] this bounds the memory of an upload
 /// at 32 MiB, and fills a line of 1 Gbit/s at 200 ms a part.
 pub const PARTS_IN_FLIGHT: usize = 4;
-
-/// Longest wait for the end of an upload in parts: a slow disk syncs a whole
-/// archive then, and 2 GiB at 10 MB/s are still welcome.
-const COMPLETE_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// See [`Store::put_file`].
 pub(super) async fn put_file(
@@ -52,7 +50,9 @@ pub(super) async fn put_file(
     let (objects, of) = (&store.inner.objects, &to);
     let mut upload = store
         .repeat(Op::Put, &to, || async move {
-            Ok(objects.put_multipart_opts(of, PutMultipartOptions::default()).await?)
+            let options = PutMultipartOptions::default();
+            let options = options.with_retry_policy(Arc::new(PartPolicy(store.clone())));
+            Ok(objects.put_multipart_opts(of, options).await?)
         })
         .await?;
     let mut parts = JoinSet::new();
@@ -70,7 +70,7 @@ pub(super) async fn put_file(
             joined(parts.join_next().await)?;
         }
         let complete = async { Ok(upload.complete().await?) };
-        store.within(COMPLETE_TIMEOUT, Op::Put, complete).await.map_err(Sent::Store)
+        store.within(store.inner.limits.complete, Op::Put, complete).await.map_err(Sent::Store)
     }
     .await;
     match sent {
@@ -79,12 +79,40 @@ pub(super) async fn put_file(
             parts.shutdown().await;
             // Whether this works does not matter: an unfinished upload is no
             // object, and stores are told to drop old ones by themselves.
-            let _ = tokio::time::timeout(REQUEST_TIMEOUT, upload.abort()).await;
+            let _ = tokio::time::timeout(store.inner.limits.request, upload.abort()).await;
             Err(match sent {
                 Sent::Source(error) => source(error),
                 Sent::Store(attempt) => store.error(attempt, Op::PutPart, &to, 1),
             })
         }
+    }
+}
+
+/// Repeats a part that a remote store refused or whose connection broke: one busy
+/// moment must not cost the whole upload. All attempts at a part share its limit.
+#[derive(Debug)]
+struct PartPolicy(Store);
+
+impl RetryPolicy for PartPolicy {
+    fn retry<'a, 'b>(&'a self, failed: RetryContext) -> BoxFuture<'b, bool>
+    where
+        'a: 'b,
+    {
+        Box::pin(async move {
+            let again = match failed.failure {
+                RetryFailure::Status(status) => Answer::may_repeat(status.as_u16()),
+                _ => true,
+            };
+            let attempts = u32::try_from(failed.attempt).unwrap_or(ATTEMPTS_MAX);
+            if !again || attempts >= ATTEMPTS_MAX {
+                return false;
+            }
+            let Inner { counters, limits, .. } = &*self.0.inner;
+            counters.failure(Op::PutPart);
+            tokio::time::sleep(limits.wait(attempts)).await;
+            counters.request(Op::PutPart);
+            true
+        })
     }
 }
 
