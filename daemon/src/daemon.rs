@@ -25,6 +25,9 @@ use crate::read::{ArchiveReader, ReadOptions};
 use crate::store::{Op, Store};
 use crate::wal::WalFormat;
 
+/// The writer's id of a command that commits nothing.
+const READER_ID: &str = "reader";
+
 /// The rooms that every command over an archive needs.
 #[derive(Clone, Debug)]
 pub struct Rooms {
@@ -48,7 +51,10 @@ impl Rooms {
     /// # Errors
     /// When the store's URL or the cluster's name is wrong, or the store is not there.
     pub fn open(config: &Config) -> anyhow::Result<Self> {
-        Self::over(Store::open(config.store()?)?, config)
+        let mut config = config.clone();
+        // Who only reads needs no name, and a host may have one that is none.
+        config.writer_id.get_or_insert_with(|| READER_ID.to_owned());
+        Self::over(Store::open(config.store()?)?, &config)
     }
 
     /// Opens the store that `config` names, for writing: a folder is made.

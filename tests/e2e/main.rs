@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a failed test should panic")]
 
 mod archive_format;
+mod borders;
 mod catalog;
 mod client;
 mod complaints;

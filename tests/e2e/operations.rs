@@ -252,8 +252,14 @@ async fn a_stop_says_so_first_and_then_finishes_the_stream() {
     assert!(answer.ended);
     assert_eq!(answer.bytes, log(BUSY).0);
     let http = daemon.http.clone();
-    assert_eq!(daemon.wait(), 0);
+    assert_eq!(ended(daemon).await, 0);
     assert!(std::net::TcpStream::connect(http).is_err(), "HTTP outlived the daemon");
+}
+
+/// The exit code, once the daemon ended. Meanwhile connections are looked after:
+/// the daemon waits for our side to close them.
+async fn ended(daemon: Served) -> i32 {
+    tokio::task::spawn_blocking(move || daemon.wait()).await.unwrap()
 }
 
 async fn connect_again(daemon: &Served) -> Result<Channel, tonic::transport::Error> {
@@ -273,7 +279,7 @@ async fn a_second_signal_waits_for_nobody() {
     // The first signal has arrived once readiness says so.
     while daemon.get("/readyz").unwrap().0 == 200 {}
     daemon.terminate();
-    assert_eq!(daemon.wait(), 0);
+    assert_eq!(ended(daemon).await, 0);
     let cut = loop {
         match stream.message().await {
             Ok(Some(message)) => answer.take(message),
@@ -317,7 +323,7 @@ async fn a_read_logs_a_span_for_each_of_its_steps_and_no_payload() {
     let lines = std::thread::spawn(move || log.lines().map_while(Result::ok).collect());
     let _ = fetch(&daemon, request("orders", 0)).await;
     daemon.terminate();
-    assert_eq!(daemon.wait(), 0);
+    assert_eq!(ended(daemon).await, 0);
 
     let lines: Vec<String> = lines.join().unwrap();
     let mut chains = std::collections::BTreeSet::new();

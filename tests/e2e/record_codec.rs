@@ -18,7 +18,9 @@ use kafka_protocol::records::{Record, RecordBatchDecoder, TimestampType};
 use tierd::record::{
     CanonicalRecord, CanonicalRecordEntry, Codec, Header, Marker, MarkerKind, OffsetRange,
 };
+use tierd::wal::{SegmentReader, WalDir, WalFormat, scan};
 use tierd_tests::batches::{Batches, GeneratedBatch, Plan, PlannedRecord, codec, headers_of};
+use tierd_tests::fixture;
 
 /// Batches of one seed.
 const CHUNK: u64 = 500;
@@ -120,7 +122,7 @@ fn marker(plan: &Plan) -> Option<Marker> {
 }
 
 /// All 61 bytes but length and CRC are those of the original; these two are right.
-fn check_header(case: Case, bytes: &[u8], original: &[u8]) {
+fn check_header(case: impl fmt::Display, bytes: &[u8], original: &[u8]) {
     for kept in [0..8, 12..17, 21..61] {
         assert_eq!(bytes[kept.clone()], original[kept.clone()], "{case}: header bytes {kept:?}");
     }
@@ -128,6 +130,44 @@ fn check_header(case: Case, bytes: &[u8], original: &[u8]) {
         |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     assert_eq!(field(8) as usize, bytes.len() - 12, "{case}: batch length");
     assert_eq!(field(17), crc32c::crc32c(&bytes[21..]), "{case}: crc");
+}
+
+#[test]
+fn every_batch_that_a_broker_wrote_survives_and_a_rebuilt_one_keeps_every_field() {
+    let listing = WalDir::open(&fixture::wal(), WalFormat::Chronik).unwrap();
+    let mut batches = 0;
+    for dir in listing.partitions().unwrap().partitions {
+        for segment in &dir.segments {
+            let found = scan(WalFormat::Chronik, &dir.tp, segment).unwrap();
+            let mut reader = SegmentReader::open(WalFormat::Chronik, &dir.tp, segment).unwrap();
+            for frame in &found.frames {
+                let case = format!("{} at byte {}", segment.path.display(), frame.position);
+                check_real(&case, &reader.batch(frame).unwrap());
+                batches += 1;
+            }
+        }
+    }
+    assert_eq!(batches, fixture::batches().values().map(Vec::len).sum::<usize>());
+}
+
+/// `batch` as it was read against itself made again of its entries, both as the
+/// independent decoder reads them.
+fn check_real(case: &str, batch: &CanonicalRecord) {
+    let wire = batch.wire().unwrap().clone();
+    assert_eq!(batch.to_kafka_batch().as_ref(), Ok(&wire), "{case}: bytes out");
+    assert_eq!(CanonicalRecord::from_wire(wire.clone()).unwrap().header(), batch.header());
+    let entries = batch.decode().unwrap();
+    let rebuilt = CanonicalRecord::from_entries(*batch.header(), entries.clone()).unwrap();
+    let bytes = rebuilt.to_kafka_batch().unwrap();
+    check_header(case, &bytes, &wire);
+    assert_eq!(CanonicalRecord::from_wire(bytes.clone()).unwrap().decode(), Ok(entries), "{case}");
+    let independently = |wire: &Bytes| {
+        let mut rest = wire.clone();
+        let decoded = RecordBatchDecoder::decode(&mut rest).unwrap();
+        assert!(rest.is_empty(), "{case}: bytes after the batch");
+        (decoded.compression, decoded.records)
+    };
+    assert_eq!(independently(&bytes), independently(&wire), "{case}");
 }
 
 fn check_independently(case: Case, plan: &Plan, mut bytes: Bytes) {

@@ -90,9 +90,9 @@ pub(super) async fn fetch(args: FetchArgs, config: Config) -> anyhow::Result<Out
         None => from_store(&args, &config, &tp).await?,
     };
     let mut out: Box<dyn Write + Send> = match &args.output {
-        Some(path) => Box::new(
+        Some(path) => Box::new(BufWriter::new(
             File::create(path).with_context(|| format!("cannot write {}", path.display()))?,
-        ),
+        )),
         None => Box::new(BufWriter::new(std::io::stdout())),
     };
     loop {

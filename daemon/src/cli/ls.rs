@@ -44,14 +44,18 @@ async fn partitions(
         ">records",
         ">size",
         ">gaps",
-        ">beneath",
+        ">overlaps",
         "newest record",
     ]);
-    for (tp, incarnation) in rooms.fetcher.partitions().await? {
-        if topic.is_some_and(|topic| topic != tp.topic()) {
-            continue;
-        }
-        let Some(found) = rooms.fetcher.describe(&tp, Some(incarnation)).await? else { continue };
+    let all = rooms.fetcher.partitions().await?.into_iter();
+    let wanted = all
+        .filter(|(tp, _)| topic.is_none_or(|topic| topic == tp.topic()))
+        .map(|(tp, incarnation)| (tp, Some(incarnation)))
+        .collect();
+    let mut listed = 0;
+    for (tp, found) in rooms.fetcher.describe_all(wanted).await {
+        let Some(found) = found? else { continue };
+        listed += 1;
         if json {
             output::json_line(&description(&tp, &found))?;
             continue;
@@ -70,15 +74,14 @@ async fn partitions(
             output::time(found.max_timestamp),
         ]);
     }
-    if json {
-        return Ok(Outcome::Well);
-    }
-    if table.is_empty() {
+    if listed == 0 {
         let what =
             topic.map_or_else(|| "nothing".to_owned(), |topic| format!("nothing of topic {topic}"));
         anyhow::bail!("{what} is archived in this store and cluster; see --store and --cluster");
     }
-    table.print()?;
+    if !json {
+        table.print()?;
+    }
     Ok(Outcome::Well)
 }
 
@@ -116,7 +119,7 @@ async fn archives(rooms: &Rooms, tp: &TopicPartition, json: bool) -> anyhow::Res
         ">last",
         ">batches",
         ">records",
-        ">beneath",
+        ">overlaps",
         ">size",
         ">raw",
         "newest record",

@@ -69,6 +69,8 @@ pub(super) struct StoreReading {
     request: PartitionRequest,
     /// Bytes that may still be read.
     left: u64,
+    /// Whether batches were handed out: only the first may be larger than `left`.
+    begun: bool,
     stats: Arc<ReadStats>,
     events: Option<mpsc::Receiver<FetchEvent>>,
     waiting: Vec<Bytes>,
@@ -79,7 +81,16 @@ impl StoreReading {
     pub(super) fn new(fetcher: Fetcher, request: PartitionRequest) -> Self {
         let left = request.max_bytes;
         let stats = Arc::new(ReadStats::default());
-        Self { fetcher, request, left, stats, events: None, waiting: Vec::new(), ended: false }
+        Self {
+            fetcher,
+            request,
+            left,
+            begun: false,
+            stats,
+            events: None,
+            waiting: Vec::new(),
+            ended: false,
+        }
     }
 
     async fn next(&mut self) -> anyhow::Result<Part> {
@@ -91,6 +102,8 @@ impl StoreReading {
             let mut request = self.request.clone();
             // An answer that names overlaps cannot be resumed, so it is taken whole.
             request.max_bytes = if all { self.left } else { self.left.min(ANSWER_BYTES) };
+            // Where the limit is ours, a batch larger than it must come all the same.
+            request.min_one_batch &= !self.begun || self.left > ANSWER_BYTES;
             start(self.fetcher.clone(), request, Arc::clone(&self.stats))
         });
         while let Some(event) = events.recv().await {
@@ -110,9 +123,13 @@ impl StoreReading {
     fn finish(&mut self, trailer: PartitionTrailer) -> anyhow::Result<Part> {
         self.events = None;
         let wire = Bytes::from(std::mem::take(&mut self.waiting).concat());
+        if self.begun && trailer.bytes > self.left {
+            self.ended = true;
+            return Ok(Part::End);
+        }
+        self.begun |= trailer.bytes > 0;
         self.left = self.left.saturating_sub(trailer.bytes);
         self.request.offset = trailer.next_offset;
-        self.request.min_one_batch = true;
         let gap = match (trailer.status, trailer.end) {
             (Status::Ok, EndReason::Gap(gap)) => Some(gap),
             (Status::Ok, EndReason::Limit | EndReason::OffsetsGoBack) => {

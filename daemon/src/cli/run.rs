@@ -103,7 +103,7 @@ pub(super) fn print(report: &RunReport) -> anyhow::Result<()> {
         ">batches",
         ">known",
         ">new",
-        ">beneath",
+        ">overlaps",
         ">archives",
         ">size",
         "archived through",

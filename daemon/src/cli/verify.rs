@@ -29,7 +29,7 @@ pub(super) async fn verify(
     let rooms = Rooms::open(&config)?;
     let topic = args.topic.as_deref().map(TopicName::new).transpose()?;
     let wanted: Vec<_> = rooms
-        .fetcher
+        .catalog
         .partitions()
         .await?
         .into_iter()
@@ -48,7 +48,7 @@ pub(super) async fn verify(
         ">manifest",
         ">archives",
         ">read",
-        ">beneath",
+        ">overlaps",
         ">bad crcs",
     ]);
     let bar = indicatif::ProgressBar::new(wanted.len() as u64).with_message("partitions");

@@ -24,6 +24,7 @@ mod snapshots;
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
@@ -32,6 +33,7 @@ use crate::clock::Clock;
 use crate::error::{Classify, ErrorKind};
 use crate::read::{ArchiveReader, ReadError, ReadStats};
 use crate::record::TopicPartition;
+use crate::store::StoreError;
 
 pub use describe::Description;
 pub use types::*;
@@ -39,6 +41,9 @@ pub use types::*;
 /// Events of one answer that wait for the consumer: with windows of 4 MiB this
 /// bounds what a slow consumer holds.
 pub const EVENTS_QUEUED_MAX: usize = 8;
+
+/// Partitions described at a time: a topic may have thousands, each some requests.
+const DESCRIBED_AT_ONCE: usize = 16;
 
 /// Why a fetch stopped.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +62,16 @@ pub enum FetchError {
         /// What does not fit.
         why: String,
     },
+    /// More batches reach into each other than are sorted at once.
+    #[error(
+        "more than {max} batches reach into each other from offset {from} on; ask for the served log"
+    )]
+    TooManyOverlaps {
+        /// First offset of theirs.
+        from: i64,
+        /// The most.
+        max: usize,
+    },
     /// Nobody listens any more.
     #[error("the reader went away")]
     Cancelled,
@@ -67,7 +82,12 @@ impl FetchError {
     #[must_use]
     pub fn object(&self) -> Option<String> {
         match self {
-            Self::Contradiction { object, .. } | Self::Read(ReadError::Archive { object, .. }) => {
+            Self::Contradiction { object, .. }
+            | Self::Read(
+                ReadError::Archive { object, .. }
+                | ReadError::Store(StoreError::NotFound { path: object, .. }),
+            )
+            | Self::Catalog(CatalogError::Gone { object } | CatalogError::Corrupt { object, .. }) => {
                 Some(object.clone())
             }
             _ => None,
@@ -83,7 +103,7 @@ impl FetchError {
             Self::Catalog(_) => Some(Stage::Catalog),
             Self::Read(ReadError::Store(_)) => Some(Stage::Store),
             Self::Read(ReadError::Archive { .. } | ReadError::Worker { .. }) => Some(Stage::Verify),
-            Self::Contradiction { .. } => Some(Stage::Walk),
+            Self::Contradiction { .. } | Self::TooManyOverlaps { .. } => Some(Stage::Walk),
             Self::Cancelled => None,
         }
     }
@@ -95,6 +115,7 @@ impl Classify for FetchError {
             Self::Catalog(source) => source.kind(),
             Self::Read(source) => source.kind(),
             Self::Contradiction { .. } => ErrorKind::Corrupt,
+            Self::TooManyOverlaps { .. } => ErrorKind::Exhausted,
             Self::Cancelled => ErrorKind::Retry,
         }
     }
@@ -200,6 +221,19 @@ impl Fetcher {
         let Some(snapshot) = self.snapshot(tp, incarnation).await? else { return Ok(None) };
         let gaps = snapshot.gaps().await?;
         Ok(Some(Description::of(&snapshot, gaps)))
+    }
+
+    /// As [`Self::describe`], of many partitions, in their order.
+    pub async fn describe_all(
+        &self,
+        partitions: Vec<(TopicPartition, Option<u32>)>,
+    ) -> Vec<(TopicPartition, Result<Option<Description>, FetchError>)> {
+        let describe = |(tp, incarnation): (TopicPartition, Option<u32>)| async move {
+            let described = self.describe(&tp, incarnation).await;
+            (tp, described)
+        };
+        let all: Vec<_> = partitions.into_iter().map(describe).collect();
+        futures::stream::iter(all).buffered(DESCRIBED_AT_ONCE).collect().await
     }
 
     /// Every partition with an archive, newest incarnations only, ascending.

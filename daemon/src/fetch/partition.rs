@@ -15,6 +15,7 @@ use crate::archive::{Toc, batches_in};
 use crate::catalog::{ArchiveEntry, Gap, Snapshot};
 use crate::error::{Classify, ErrorKind};
 use crate::read::ReadStats;
+use crate::record::batch::BATCH_HEADER_BYTES;
 use crate::record::{CanonicalRecord, OffsetRange};
 
 /// Reloads of a manifest because an archive it names is gone (compacted away
@@ -79,6 +80,14 @@ pub(super) fn refusal(request: &PartitionRequest, snapshot: &Snapshot) -> Option
         return Some((
             Status::InvalidRequest,
             format!("offset {offset} of {tp} is negative; ask from {start} on"),
+        ));
+    }
+    if request.overlaps == Overlaps::All && request.isolation == Isolation::ReadCommitted {
+        return Some((
+            Status::InvalidRequest,
+            "read_committed is for the served log; ask for superseded batches with \
+             read_uncommitted"
+                .to_owned(),
         ));
     }
     if offset < start {
@@ -173,6 +182,11 @@ impl Progress {
         self.batches += 1;
     }
 
+    /// Whether no batch at all can follow, so that nothing need be read to know it.
+    pub(super) fn is_full(&self) -> bool {
+        !self.admits(BATCH_HEADER_BYTES)
+    }
+
     /// Bytes that are worth reading ahead for.
     fn wanted(&self) -> u64 {
         self.max_bytes.saturating_sub(self.bytes).max(1)
@@ -235,6 +249,13 @@ async fn read(
                     break (progress, Ok(EndReason::Limit));
                 }
                 snapshot = newest;
+                // Retention may be what took the archive away.
+                if let Some((status, message)) = refusal(request, &snapshot) {
+                    let state = state_of(&snapshot);
+                    Progress::new(request, &snapshot).send_header(sink).await?;
+                    let refused = failure(request, status, message);
+                    return Ok(PartitionTrailer { refused_by: Some(state), ..refused });
+                }
             }
             _ => break (progress, step),
         }
@@ -308,6 +329,7 @@ async fn served(
             return Ok(bound.reason);
         }
         match place(snapshot, progress.next).await? {
+            Place::Archive(_) if progress.is_full() => return Ok(EndReason::Limit),
             Place::Archive(entry) => {
                 stats.archive_opened();
                 let step = archive(fetcher, &entry, bound, progress, sink, stats).await?;
@@ -370,6 +392,12 @@ async fn archive(
     let contradiction =
         |why: String| FetchError::Contradiction { object: entry.key().to_string(), why };
     while progress.next <= entry.summary.range.last() {
+        if progress.next >= bound.offset {
+            return Ok(ControlFlow::Break(bound.reason));
+        }
+        if progress.is_full() {
+            return Ok(ControlFlow::Break(EndReason::Limit));
+        }
         let Some(chunks) = chunks_for(&toc, progress.next, progress.wanted()) else {
             return Err(contradiction(format!(
                 "its manifest says it holds offset {}, its table of contents does not",

@@ -76,7 +76,13 @@ impl Snapshots {
         Ok(newest)
     }
 
+    /// Every partition with its newest incarnation, ascending.
     pub(super) async fn partitions(&self) -> Result<Vec<(TopicPartition, u32)>, CatalogError> {
-        self.catalog.partitions().await
+        let mut found = self.catalog.partitions().await?;
+        // Ascending: of one partition the newest comes last.
+        found.reverse();
+        found.dedup_by(|older, newer| older.0 == newer.0);
+        found.reverse();
+        Ok(found)
     }
 }

@@ -73,11 +73,10 @@ impl v1::archive_server::Archive for ArchiveService {
         &self,
         request: Request<DescribeArchiveRequest>,
     ) -> Result<Response<DescribeArchiveResponse>, Status> {
-        let mut partitions = Vec::new();
-        for (tp, incarnation) in self.partitions(request.into_inner().partitions).await? {
-            let described = self.fetcher.describe(&tp, incarnation).await;
-            partitions.push(convert::description(&tp, described));
-        }
+        let asked = self.partitions(request.into_inner().partitions).await?;
+        let all = self.fetcher.describe_all(asked).await;
+        let partitions =
+            all.into_iter().map(|(tp, described)| convert::description(&tp, described)).collect();
         Ok(Response::new(DescribeArchiveResponse { partitions }))
     }
 

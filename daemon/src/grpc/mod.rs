@@ -22,8 +22,8 @@ use crate::fetch::Fetcher;
 use crate::listen::Bound;
 use crate::metrics::Metrics;
 
-/// Bytes of one request: names and numbers of a few hundred partitions.
-const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// Bytes of one request: a thousand partitions with the longest names.
+const REQUEST_BYTES_MAX: usize = 512 << 10;
 /// Streams of one connection at once; a broker multiplexes all its fetches on one.
 const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// Connections that are silent this long are asked whether they still live.

@@ -27,8 +27,6 @@ pub(super) struct Site {
 
 impl Site {
     fn writer(&self, start: i64, open: Vec<OpenTransaction>) -> Result<ArchiveWriter, IndexError> {
-        std::fs::create_dir_all(&self.scratch)
-            .map_err(|source| IndexError::Scratch { path: self.scratch.clone(), source })?;
         let identity = self.identity.clone();
         Ok(ArchiveWriter::create(&self.scratch, identity, start, open, self.options)?)
     }

@@ -17,6 +17,7 @@ mod partition;
 pub mod plan;
 mod report;
 mod scan;
+mod scratch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ use crate::error::{Classify, ErrorKind, io_kind};
 use crate::read::{ArchiveReader, ReadError};
 use crate::store::{Store, StoreError};
 use crate::wal::{PartitionDir, WalDir, WalError, WalFormat};
+
+use self::scratch::Scratch;
 
 pub use report::{Finding, PartitionReport, RunReport};
 
@@ -97,7 +100,8 @@ pub struct Indexer {
     catalog: Arc<Catalog>,
     store: Store,
     reader: ArchiveReader,
-    scratch: PathBuf,
+    scratch_at: PathBuf,
+    scratch: OnceCell<Scratch>,
     options: ArchiveOptions,
     /// Set once the store has shown that it honours create-only writes.
     probed: OnceCell<()>,
@@ -114,7 +118,28 @@ impl Indexer {
         scratch: PathBuf,
         options: ArchiveOptions,
     ) -> Self {
-        Self { format, catalog, store, reader, scratch, options, probed: OnceCell::new() }
+        Self {
+            format,
+            catalog,
+            store,
+            reader,
+            scratch_at: scratch,
+            scratch: OnceCell::new(),
+            options,
+            probed: OnceCell::new(),
+        }
+    }
+
+    /// The scratch folder, made and emptied when first asked for.
+    async fn scratch(&self) -> Result<&Scratch, IndexError> {
+        let open = || async {
+            let path = self.scratch_at.clone();
+            let opened = tokio::task::spawn_blocking(move || {
+                Scratch::open(&path).map_err(|source| IndexError::Scratch { path, source })
+            });
+            opened.await.map_err(|died| IndexError::Worker(died.to_string()))?
+        };
+        self.scratch.get_or_try_init(open).await
     }
 
     /// Archives everything in `wal` that can be archived while no broker runs:

@@ -1,7 +1,6 @@
 //! Owns one partition's way from scan to commit, and doing it again when another
 //! writer committed first.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::build::{Built, Cursor, Site, build, build_latecomers};
@@ -9,10 +8,9 @@ use super::plan::{Archived, Frame, Plan, Run, plan};
 use super::report::PartitionReport;
 use super::scan::{Scanned, Segments, drop_copies, hull, scan_all};
 use super::{IndexError, Indexer, RACES_MAX};
-use crate::archive::{ArchiveIdentity, BuiltArchive, OpenTransaction};
+use crate::archive::{ArchiveIdentity, BatchRef, BuiltArchive, OpenTransaction};
 use crate::catalog::{ArchiveEntry, CatalogError, Edit, Gap, Snapshot};
 use crate::read::ReadStats;
-use crate::record::OffsetRange;
 use crate::wal::PartitionDir;
 
 /// Whether the plan was carried out or is out of date.
@@ -28,22 +26,25 @@ pub(super) async fn archive(
     report: &mut PartitionReport,
 ) -> Result<(), IndexError> {
     let dir = Arc::new(dir.clone());
-    let scanned = scan(indexer, &dir, report).await?;
-    let segments = Arc::new(scanned.segments);
     for _ in 0..RACES_MAX {
+        // After a race the WAL is read again: rare, and a second list of millions
+        // of frames would be in memory all the time.
+        let scanned = scan(indexer, &dir, report).await?;
         let snapshot = indexer.catalog.load(&dir.tp, None).await?;
-        let mut frames = scanned.frames.clone();
-        report.known = drop_committed(indexer, snapshot.as_deref(), &mut frames).await?;
-        let plan = make_plan(snapshot.as_deref(), &mut frames, &scanned.suspect).await?;
+        let archived = archived(snapshot.as_deref()).await?;
+        let (mut frames, known) =
+            drop_committed(indexer, snapshot.as_deref(), &archived, scanned.frames).await?;
+        report.known = known;
+        let plan = plan(&mut frames, &archived, &scanned.suspect);
         let incarnation = snapshot.as_deref().map_or(0, Snapshot::incarnation);
         let site = Site {
             format: indexer.format,
             dir: Arc::clone(&dir),
-            segments: Arc::clone(&segments),
+            segments: Arc::new(scanned.segments),
             frames: Arc::new(frames),
             identity: ArchiveIdentity { tp: dir.tp.clone(), incarnation },
             options: indexer.options,
-            scratch: indexer.scratch.clone(),
+            scratch: indexer.scratch().await?.folder().to_owned(),
         };
         let mut carrier = Carrier { indexer, site, snapshot, report };
         if let Outcome::Done = carrier.carry_out(plan).await? {
@@ -65,51 +66,58 @@ async fn scan(
         let mut scanned = scan_all(format, &dir);
         let segments = scanned.segments.clone();
         let mut readers = Segments::new(format, &dir, &segments);
-        let copies = drop_copies(&mut scanned.frames, &mut readers);
+        let copies = drop_copies(&mut scanned.frames, |frame| readers.bytes(frame));
         Ok((scanned, copies))
     })
     .await?;
     report.segments = scanned.segments.len();
     report.found = scanned.frames.len() as u64 + copies;
     report.copies = copies;
-    report.findings.append(&mut scanned.findings);
+    report.findings = std::mem::take(&mut scanned.findings);
     Ok(scanned)
 }
 
-/// Takes out the frames that some committed archive holds; returns how many.
+/// What the catalog says of the partition.
+async fn archived(snapshot: Option<&Snapshot>) -> Result<Archived, IndexError> {
+    let Some(snapshot) = snapshot else {
+        return Ok(Archived { is_new: true, ..Archived::default() });
+    };
+    let (through, gaps) = (snapshot.archived_through(), snapshot.gaps().await?);
+    Ok(Archived { through, gaps, is_new: false })
+}
+
+/// Takes out the frames that some committed archive holds; says how many there
+/// are. One that reaches offsets which nobody serves stays and is marked: a run
+/// that was killed may have needed it in two places and come to the first only.
 async fn drop_committed(
     indexer: &Indexer,
     snapshot: Option<&Snapshot>,
-    frames: &mut Vec<Frame>,
-) -> Result<u64, IndexError> {
-    let (Some(snapshot), Some(hull)) = (snapshot, hull(frames)) else { return Ok(0) };
-    let mut uncommitted: HashSet<_> = frames.iter().map(Frame::identity).collect();
+    archived: &Archived,
+    mut frames: Vec<Frame>,
+) -> Result<(Vec<Frame>, u64), IndexError> {
+    let (Some(snapshot), Some(hull)) = (snapshot, hull(&frames)) else { return Ok((frames, 0)) };
+    frames.sort_unstable_by_key(Frame::identity);
     let stats = ReadStats::default();
     for entry in snapshot.find_by_offset_range(hull).await? {
         let list = indexer.reader.batch_list(&entry, &stats).await?;
-        for batch in list.chain().chain(list.overlaps()) {
-            uncommitted.remove(&(batch.base, batch.last, batch.len, batch.crc32c));
-        }
+        // Millions of look-ups: not on the threads that serve.
+        frames = blocking(move || {
+            list.chain().chain(list.overlaps()).for_each(|batch| mark(&mut frames, &batch));
+            Ok(frames)
+        })
+        .await?;
     }
-    let before = frames.len();
-    frames.retain(|frame| uncommitted.contains(&frame.identity()));
-    Ok((before - frames.len()) as u64)
+    let known = frames.iter().filter(|frame| frame.known).count() as u64;
+    frames.retain(|frame| !frame.known || archived.lacks_some_of(frame));
+    Ok((frames, known))
 }
 
-async fn make_plan(
-    snapshot: Option<&Snapshot>,
-    frames: &mut [Frame],
-    suspect: &[OffsetRange],
-) -> Result<Plan, IndexError> {
-    let archived = match snapshot {
-        None => Archived { is_new: true, ..Archived::default() },
-        Some(snapshot) => Archived {
-            through: snapshot.archived_through(),
-            gaps: snapshot.gaps().await?,
-            is_new: false,
-        },
-    };
-    Ok(plan(frames, &archived, suspect))
+/// Marks the frames, sorted by identity, that hold `batch`.
+fn mark(frames: &mut [Frame], batch: &BatchRef) {
+    let identity = (batch.base, batch.last, batch.len, batch.crc32c);
+    let first = frames.partition_point(|frame| frame.identity() < identity);
+    let alike = frames[first..].iter_mut().take_while(|frame| frame.identity() == identity);
+    alike.for_each(|frame| frame.known = true);
 }
 
 /// Carries out one plan, commit by commit.

@@ -2,7 +2,7 @@
 //! log, which lie beneath it, and what is missing. Pure: no file, no clock.
 //!
 //! Does not own: reading frames (`wal`), knowing what is committed (the caller
-//! takes committed batches out first), or cutting archives by size.
+//! takes committed batches out first, or marks them), or cutting archives by size.
 //!
 //! The served log is a **chain**: at offset *n* it holds the batch that contains
 //! *n* and is newest in WAL order, and goes on at that batch's last offset plus
@@ -23,6 +23,9 @@ pub struct Frame {
     pub segment: u32,
     /// Where and what it is.
     pub at: FrameRef,
+    /// Whether a committed archive holds it already, though nobody serves all of
+    /// its offsets: it may be served there, and is no overlap of anything.
+    pub known: bool,
 }
 
 impl Frame {
@@ -62,6 +65,16 @@ pub struct Archived {
     pub is_new: bool,
 }
 
+impl Archived {
+    /// Whether some offset of `frame` is in no archive that tiles.
+    #[must_use]
+    pub fn lacks_some_of(&self, frame: &Frame) -> bool {
+        let gap = self.gaps.partition_point(|gap| gap.range.last() < frame.base());
+        let in_gap = self.gaps.get(gap).is_some_and(|gap| gap.range.base() <= frame.last());
+        in_gap || frame.last() >= self.through
+    }
+}
+
 /// A stretch of the log without holes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -88,7 +101,7 @@ pub struct Plan {
     pub latecomers: Vec<u32>,
 }
 
-/// Plans what to archive of `frames`, none of which is committed.
+/// Plans what to archive of `frames`.
 ///
 /// `frames` are sorted here, by base offset and then WAL order; the indices in
 /// the plan refer to that order. `suspect` are the offset ranges in which damaged
@@ -97,12 +110,13 @@ pub fn plan(frames: &mut [Frame], archived: &Archived, suspect: &[OffsetRange]) 
     frames.sort_unstable_by_key(|frame| (frame.base(), frame.order()));
     let mut used = vec![false; frames.len()];
     let mut plan = Plan::default();
+    let span = frames.iter().map(|frame| i64::from(frame.at.last_delta)).max().unwrap_or(0);
 
     for gap in &archived.gaps {
-        let filled = chain(frames, gap.range.base(), gap.range.last(), &mut used);
+        let filled = chain(frames, span, gap.range.base(), gap.range.last(), &mut used);
         plan.runs.extend(filled.into_iter().map(|run| Run { fill: true, ..run }));
     }
-    let grown = chain(frames, archived.through, i64::MAX, &mut used);
+    let grown = chain(frames, span, archived.through, i64::MAX, &mut used);
 
     let mut next = archived.through;
     for run in grown {
@@ -153,11 +167,12 @@ impl Ord for Newest {
 
 /// Walks the chain through `start..=end` and cuts it at every hole. A frame that
 /// filled a gap may be served again behind it: it is the only one to hold both.
-fn chain(frames: &[Frame], start: i64, end: i64, used: &mut [bool]) -> Vec<Run> {
+/// No frame has more than `span` offsets behind its base.
+fn chain(frames: &[Frame], span: i64, start: i64, end: i64, used: &mut [bool]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut open: Option<Run> = None;
     let mut candidates = BinaryHeap::new();
-    let mut ahead = 0;
+    let mut ahead = frames.partition_point(|frame| frame.base() < start.saturating_sub(span));
     let mut next = start;
     while next <= end {
         while ahead < frames.len() && frames[ahead].base() <= next {
@@ -200,19 +215,20 @@ fn chain(frames: &[Frame], start: i64, end: i64, used: &mut [bool]) -> Vec<Run> 
 fn place_overlaps(frames: &[Frame], used: &[bool], plan: &mut Plan) {
     let covered = |run: &Run| {
         let last = run.chain.last().map_or(run.start, |&last| frames[last as usize].last());
-        OffsetRange::new(run.start, last.min(run.end))
+        (run.start, last.min(run.end))
     };
-    let ranges: Vec<Option<OffsetRange>> = plan.runs.iter().map(covered).collect();
+    // Fills lie in gaps, growth behind all of them: runs ascend and share nothing.
+    let ranges: Vec<(i64, i64)> = plan.runs.iter().map(covered).collect();
     for (index, frame) in frames.iter().enumerate() {
-        if used[index] {
+        if used[index] || frame.known {
             continue;
         }
-        let home = OffsetRange::new(frame.base(), frame.last()).and_then(|range| {
-            ranges.iter().position(|run| run.is_some_and(|run| run.overlaps(range)))
-        });
-        match home {
-            Some(run) => plan.runs[run].overlaps.push(index as u32),
-            None => plan.latecomers.push(index as u32),
+        let run = ranges.partition_point(|(_, last)| *last < frame.base());
+        match ranges.get(run) {
+            Some((start, _)) if *start <= frame.last() => {
+                plan.runs[run].overlaps.push(index as u32);
+            }
+            _ => plan.latecomers.push(index as u32),
         }
     }
 }

@@ -1,13 +1,15 @@
 //! Owns pass 1 over a partition: every frame of every segment, what was damaged,
 //! and which frames hold one and the same batch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+
+use bytes::Bytes;
 
 use super::plan::Frame;
 use super::report::Finding;
-use crate::record::{BatchError, CanonicalRecord, OffsetRange};
+use crate::record::{CanonicalRecord, OffsetRange};
 use crate::wal::{
-    FrameRef, PartitionDir, SegmentFile, SegmentReader, SegmentScan, WalError, WalFormat,
+    Damage, FrameRef, PartitionDir, SegmentFile, SegmentReader, SegmentScan, WalError, WalFormat,
 };
 
 /// Frames of one partition planned together: bounds the plan's memory at about
@@ -55,9 +57,7 @@ pub(super) fn scan_all(format: WalFormat, dir: &PartitionDir) -> Scanned {
 fn take(scanned: &mut Scanned, file: &SegmentFile, found: SegmentScan) {
     let path = file.path.display();
     for damage in &found.damaged {
-        let from = damage.after.map_or(0, |last| last.saturating_add(1));
-        let to = damage.before.map_or(i64::MAX - 1, |base| base - 1);
-        scanned.suspect.extend(OffsetRange::new(from, to));
+        scanned.suspect.extend(suspect(damage));
         scanned.findings.push(Finding {
             line: format!(
                 "{path}: bytes {}..{} are damaged: {}; what verifies around them is archived, \
@@ -78,8 +78,16 @@ fn take(scanned: &mut Scanned, file: &SegmentFile, found: SegmentScan) {
         scanned.findings.push(Finding { line: format!("{path}: {line}"), damage: false });
     }
     let segment = scanned.segments.len() as u32;
-    scanned.frames.extend(found.frames.into_iter().map(|at| Frame { segment, at }));
+    scanned.frames.extend(found.frames.into_iter().map(|at| Frame { segment, at, known: false }));
     scanned.segments.push(file.clone());
+}
+
+/// The offsets that a damaged part may have held: those between its neighbours.
+/// Where these leave none, offsets are out of order there, and it may be any.
+fn suspect(damage: &Damage) -> Option<OffsetRange> {
+    let from = damage.after.map_or(0, |last| last.saturating_add(1));
+    let to = damage.before.map_or(i64::MAX - 1, |base| base - 1);
+    OffsetRange::new(from, to).or_else(|| OffsetRange::new(0, i64::MAX - 1))
 }
 
 /// Reads batches out of several segments, few files open at a time.
@@ -117,31 +125,32 @@ impl<'a> Segments<'a> {
         reader.batch(&frame.at)
     }
 
-    fn bytes(&mut self, frame: &Frame) -> Result<bytes::Bytes, CompareError> {
-        Ok(self.batch(frame)?.to_kafka_batch()?)
+    /// The bytes of the batch of `frame`; `None` where they cannot be read again.
+    pub(super) fn bytes(&mut self, frame: &Frame) -> Option<Bytes> {
+        self.batch(frame).ok()?.to_kafka_batch().ok()
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum CompareError {
-    #[error(transparent)]
-    Wal(#[from] WalError),
-    #[error(transparent)]
-    Batch(#[from] BatchError),
 }
 
 /// Drops frames that hold the same batch as a newer one: the same offsets with
 /// the same bytes exist once. A checksum only suggests it; the bytes decide.
-/// Returns how many were dropped. Blocking.
-pub(super) fn drop_copies(frames: &mut Vec<Frame>, segments: &mut Segments<'_>) -> u64 {
+/// A frame that cannot be read again is kept: building the archive says why.
+/// Returns how many were dropped. Leaves the frames by identity, newest first.
+pub(super) fn drop_copies(
+    frames: &mut Vec<Frame>,
+    mut bytes: impl FnMut(&Frame) -> Option<Bytes>,
+) -> u64 {
     frames.sort_unstable_by_key(|frame| (frame.identity(), std::cmp::Reverse(frame.order())));
+    let mut copies = Vec::with_capacity(frames.len());
+    for alike in frames.chunk_by(|a, b| a.identity() == b.identity()) {
+        let mut seen = HashSet::new();
+        copies.extend(alike.iter().map(|frame| {
+            // Nearly every batch has no twin and is not read for it.
+            alike.len() > 1 && bytes(frame).is_some_and(|b| !seen.insert(blake3::hash(&b)))
+        }));
+    }
     let before = frames.len();
-    frames.dedup_by(|older, newer| {
-        older.identity() == newer.identity() && {
-            // A frame that cannot be read again is kept: building the archive says why.
-            matches!((segments.bytes(older), segments.bytes(newer)), (Ok(a), Ok(b)) if a == b)
-        }
-    });
+    let mut copies = copies.into_iter();
+    frames.retain(|_| !copies.next().unwrap_or(false));
     (before - frames.len()) as u64
 }
 
@@ -153,3 +162,56 @@ pub(super) fn hull(frames: &[Frame]) -> Option<OffsetRange> {
 }
 
 const _: () = assert!(size_of::<FrameRef>() <= 40, "a segment may hold millions of frames");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::FrameFlags;
+
+    /// Frames of one identity, at positions 0, 1, ...
+    fn alike(count: u64) -> Vec<Frame> {
+        let at = |position| FrameRef {
+            position,
+            frame_len: 100,
+            base: 5,
+            last_delta: 4,
+            wire_len: 61,
+            wire_crc32c: 7,
+            flags: FrameFlags::default(),
+        };
+        (0..count).map(|position| Frame { segment: 0, at: at(position), known: false }).collect()
+    }
+
+    #[test]
+    fn copies_are_dropped_also_when_another_batch_of_that_checksum_stands_between() {
+        let mut frames = alike(4);
+        let bytes = [Some("a"), Some("b"), Some("a"), Some("b")];
+        let read = |frame: &Frame| bytes[frame.at.position as usize].map(Bytes::from);
+        assert_eq!(drop_copies(&mut frames, read), 2);
+        let kept: Vec<u64> = frames.iter().map(|frame| frame.at.position).collect();
+        assert_eq!(kept, [3, 2], "of each the newest is kept");
+    }
+
+    #[test]
+    fn what_cannot_be_read_again_is_no_copy_and_what_is_alone_is_not_read() {
+        let mut frames = alike(3);
+        let read = |frame: &Frame| (frame.at.position != 1).then(|| Bytes::from("a"));
+        assert_eq!(drop_copies(&mut frames, read), 1);
+        assert_eq!(frames.len(), 2);
+        assert_eq!(drop_copies(&mut alike(1), |_| panic!("read")), 0);
+    }
+
+    #[test]
+    fn damage_among_offsets_out_of_order_may_have_held_any() {
+        let damage = |after, before| Damage {
+            start: 0,
+            end: 9,
+            why: String::new(),
+            after: Some(after),
+            before: Some(before),
+        };
+        assert_eq!(suspect(&damage(4, 8)), OffsetRange::new(5, 7));
+        assert_eq!(suspect(&damage(19, 1)), OffsetRange::new(0, i64::MAX - 1));
+        assert_eq!(suspect(&damage(4, 5)), OffsetRange::new(0, i64::MAX - 1));
+    }
+}

@@ -6,11 +6,10 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use super::{Outcome, SegmentClass, Stall};
+use super::Outcome;
 
 /// Bounds of the fetch histogram in seconds: from a read out of the cache to the
 /// patience of a Kafka client (`request.timeout.ms`, 30 s) and a retry of it.
@@ -36,20 +35,6 @@ pub(super) struct List {
     pub(super) store_requests: IntCounterVec,
     pub(super) store_failures: IntCounterVec,
     pub(super) store_bytes: IntCounterVec,
-    pub(super) partitions: IntGauge,
-    pub(super) stalled: IntGaugeVec,
-    pub(super) quarantined: IntGauge,
-    pub(super) segments: IntGaugeVec,
-    pub(super) archived_through: IntGauge,
-    pub(super) lag_offsets: IntGauge,
-    pub(super) lag_offsets_worst: IntGauge,
-    pub(super) lag_bytes: IntGauge,
-    pub(super) lag_bytes_worst: IntGauge,
-    pub(super) lag_seconds_worst: Gauge,
-    pub(super) committed_archives: IntCounter,
-    pub(super) committed_batches: IntCounter,
-    pub(super) committed_bytes: IntCounter,
-    pub(super) last_commit: Gauge,
 }
 
 impl List {
@@ -138,57 +123,6 @@ impl List {
                 "op",
                 &[],
             )?,
-            partitions: to.gauge("tierd_partitions", "Partitions of the WAL directory.")?,
-            stalled: to.gauges(
-                "tierd_partitions_stalled",
-                "Partitions that have something to archive and cannot, by reason.",
-                "reason",
-                &Stall::all().map(Stall::as_str),
-            )?,
-            quarantined: to.gauge(
-                "tierd_partitions_quarantined",
-                "Partitions that are left alone until their error is looked at.",
-            )?,
-            segments: to.gauges(
-                "tierd_wal_segments",
-                "Segments in the WAL directory, by class.",
-                "class",
-                &SegmentClass::ALL.map(SegmentClass::as_str),
-            )?,
-            archived_through: to.gauge(
-                "tierd_archived_through_offsets",
-                "Sum over partitions of the offset before which everything is archived or declared a gap.",
-            )?,
-            lag_offsets: to.gauge(
-                "tierd_archive_lag_offsets",
-                "Sum over partitions of the offsets in the WAL that are not archived.",
-            )?,
-            lag_offsets_worst: to.gauge(
-                "tierd_archive_lag_worst_offsets",
-                "Offsets not archived of the partition that has most of them.",
-            )?,
-            lag_bytes: to.gauge(
-                "tierd_archive_lag_bytes",
-                "Sum over partitions of the bytes in the WAL that are not archived.",
-            )?,
-            lag_bytes_worst: to.gauge(
-                "tierd_archive_lag_worst_bytes",
-                "Bytes not archived of the partition that has most of them.",
-            )?,
-            lag_seconds_worst: to.keep(Gauge::new(
-                "tierd_archive_lag_worst_seconds",
-                "Age of the oldest segment that holds something archivable and not archived.",
-            )?)?,
-            committed_archives: to
-                .counter("tierd_committed_archives_total", "Archives committed.")?,
-            committed_batches: to
-                .counter("tierd_committed_batches_total", "Record batches in committed archives.")?,
-            committed_bytes: to
-                .counter("tierd_committed_bytes_total", "Bytes of committed archives.")?,
-            last_commit: to.keep(Gauge::new(
-                "tierd_last_commit_timestamp_seconds",
-                "When this process last committed an archive, in Unix time; 0 before the first.",
-            )?)?,
         })
     }
 }

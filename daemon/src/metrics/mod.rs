@@ -4,11 +4,9 @@
 //! as an argument; nothing here is global, so that two daemons in one process, as
 //! in a test, never share a number.
 //!
-//! Three ways in: rooms call a method as something happens ([`Metrics::fetch_begins`],
-//! [`Metrics::committed`]), tell where they stand ([`Metrics::partition`]), or are
-//! asked when the page is asked for ([`Metrics::count_store_by`]).
+//! Two ways in: rooms call a method as something happens ([`Metrics::fetch_begins`]),
+//! or are asked when the page is asked for ([`Metrics::count_store_by`]).
 
-mod archiving;
 mod list;
 
 use std::fmt;
@@ -17,12 +15,8 @@ use std::time::Duration;
 
 use prometheus::{Registry, TextEncoder};
 
-use self::archiving::Partitions;
 use self::list::List;
 use crate::clock::Clock;
-use crate::record::TopicPartition;
-
-pub use archiving::{PartitionLag, SegmentClass, Stall};
 
 /// Media type of the page: the text format of Prometheus.
 pub const MEDIA_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -112,7 +106,6 @@ struct Inner {
 /// What becomes numbers only when the page is asked for.
 #[derive(Default)]
 struct Gathered {
-    partitions: Partitions,
     store: Option<StoreCounts>,
 }
 
@@ -163,25 +156,6 @@ impl Metrics {
         self.gathered().store = Some(Box::new(counts));
     }
 
-    /// Tells where a partition of the WAL stands.
-    pub fn partition(&self, tp: &TopicPartition, lag: PartitionLag) {
-        self.gathered().partitions.set(tp, lag);
-    }
-
-    /// Forgets a partition that left the WAL directory.
-    pub fn forget(&self, tp: &TopicPartition) {
-        self.gathered().partitions.forget(tp);
-    }
-
-    /// An archive was committed, with so many batches and bytes of object.
-    pub fn committed(&self, batches: u64, bytes: u64) {
-        let list = &self.inner.list;
-        list.committed_archives.inc();
-        list.committed_batches.inc_by(batches);
-        list.committed_bytes.inc_by(bytes);
-        list.last_commit.set(self.inner.clock.now_ms() as f64 / 1e3);
-    }
-
     /// The page, in the text format of Prometheus.
     ///
     /// # Errors
@@ -190,7 +164,6 @@ impl Metrics {
         let list = &self.inner.list;
         // Held to the end: two pages at once must not add the same requests twice.
         let gathered = self.gathered();
-        gathered.partitions.sum_up(list, self.inner.clock.now_ms());
         for count in gathered.store.as_ref().map(|counts| counts()).unwrap_or_default() {
             for (counters, total) in [
                 (&list.store_requests, count.requests),

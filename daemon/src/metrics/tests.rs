@@ -3,8 +3,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::error::ErrorKind;
-use crate::record::TopicName;
 
 const NOW_MS: i64 = 1_800_000_000_000;
 
@@ -12,10 +10,6 @@ fn metrics() -> (Metrics, Arc<ManualClock>) {
     let clock = ManualClock::at(NOW_MS);
     let as_clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
     (Metrics::new(as_clock).unwrap(), clock)
-}
-
-fn tp(topic: &str) -> TopicPartition {
-    TopicPartition::new(TopicName::new(topic).unwrap(), 0).unwrap()
 }
 
 #[track_caller]
@@ -125,80 +119,4 @@ fn store_counters_are_read_anew_for_each_page_and_never_added_twice() {
     shows(&metrics, "tierd_store_requests_total{op=\"get\"}", "5");
     shows(&metrics, "tierd_store_failures_total{op=\"get\"}", "1");
     shows(&metrics, "tierd_store_bytes_total{op=\"get\"}", "50");
-}
-
-#[test]
-fn partitions_are_told_as_sums_and_worst_cases_and_never_by_name() {
-    let (metrics, clock) = metrics();
-    let behind = PartitionLag {
-        archived_through: 100,
-        offsets: 40,
-        bytes: 4_000,
-        oldest_ms: Some(NOW_MS - 90_000),
-        segments: [3, 2, 1],
-        stall: Some(Stall::Failed(ErrorKind::Retry)),
-        quarantined: false,
-    };
-    let broken = PartitionLag {
-        archived_through: 7,
-        offsets: 60,
-        bytes: 100,
-        oldest_ms: Some(NOW_MS - 1_000),
-        segments: [1, 0, 1],
-        stall: Some(Stall::Failed(ErrorKind::Corrupt)),
-        quarantined: true,
-    };
-    metrics.partition(&tp("orders"), behind);
-    metrics.partition(&tp("payments"), broken);
-    // A page is as old as the moment it is asked for: the lag of a stuck loop grows.
-    clock.advance(Duration::from_millis(500));
-    for (series, value) in [
-        ("tierd_partitions", "2"),
-        ("tierd_archived_through_offsets", "107"),
-        ("tierd_archive_lag_offsets", "100"),
-        ("tierd_archive_lag_worst_offsets", "60"),
-        ("tierd_archive_lag_bytes", "4100"),
-        ("tierd_archive_lag_worst_bytes", "4000"),
-        ("tierd_archive_lag_worst_seconds", "90.5"),
-        ("tierd_wal_segments{class=\"closed\"}", "4"),
-        ("tierd_wal_segments{class=\"provisional\"}", "2"),
-        ("tierd_partitions_stalled{reason=\"unavailable\"}", "1"),
-        ("tierd_partitions_stalled{reason=\"corrupt\"}", "1"),
-        ("tierd_partitions_stalled{reason=\"hole\"}", "0"),
-        ("tierd_partitions_quarantined", "1"),
-    ] {
-        shows(&metrics, series, value);
-    }
-    assert!(!metrics.page().unwrap().contains("orders"), "a topic is named");
-
-    metrics.forget(&tp("payments"));
-    metrics.partition(&tp("orders"), PartitionLag { archived_through: 140, ..Default::default() });
-    for (series, value) in [
-        ("tierd_partitions", "1"),
-        ("tierd_archived_through_offsets", "140"),
-        ("tierd_archive_lag_worst_seconds", "0"),
-        ("tierd_partitions_stalled{reason=\"unavailable\"}", "0"),
-        ("tierd_partitions_quarantined", "0"),
-    ] {
-        shows(&metrics, series, value);
-    }
-}
-
-#[test]
-fn a_commit_is_counted_with_its_time() {
-    let (metrics, _) = metrics();
-    metrics.committed(10, 2_000);
-    metrics.committed(1, 500);
-    shows(&metrics, "tierd_committed_archives_total", "2");
-    shows(&metrics, "tierd_committed_batches_total", "11");
-    shows(&metrics, "tierd_committed_bytes_total", "2500");
-    shows(&metrics, "tierd_last_commit_timestamp_seconds", "1800000000");
-}
-
-#[test]
-fn every_word_of_a_label_is_used_once() {
-    let stalls: BTreeSet<_> = Stall::all().map(Stall::as_str).into();
-    assert_eq!(stalls.len(), Stall::all().len());
-    let classes: BTreeSet<_> = SegmentClass::ALL.map(SegmentClass::as_str).into();
-    assert_eq!(classes.len(), SegmentClass::ALL.len());
 }

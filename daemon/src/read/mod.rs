@@ -34,6 +34,10 @@ pub use stats::{ReadStats, ReadTotals};
 /// Bytes one ranged request asks for at most, unless one chunk alone is larger:
 /// enough to keep a connection busy, little enough to hand out the first batch soon.
 pub const WINDOW_BYTES_MAX: u64 = 4 << 20;
+/// Bytes one request brings at most once inflated, unless one chunk alone is
+/// larger. Logs of JSON stay below it; what deflates a hundred times would be
+/// hundreds of megabytes in one window.
+pub const WINDOW_RAW_BYTES_MAX: u64 = 16 << 20;
 /// Windows of one reader under way at once: the next is on its way while the
 /// consumer works on this one.
 const WINDOWS_AHEAD: usize = 2;
@@ -206,8 +210,8 @@ impl ArchiveReader {
     }
 
     /// The chunks `wanted` of `entry`, in order, verified and inflated.
-    /// Neighbours that are not cached come by one request of about
-    /// [`WINDOW_BYTES_MAX`]; the next request is under way while one is consumed.
+    /// Neighbours that are not cached come by one request of at most
+    /// [`WINDOW_BYTES_MAX`] and [`WINDOW_RAW_BYTES_MAX`]; the next request is under way while one is consumed.
     pub fn chunks<'a>(
         &'a self,
         entry: &'a ArchiveEntry,
@@ -228,20 +232,26 @@ impl ArchiveReader {
     pub fn windows(&self, entry: &ArchiveEntry, toc: &Toc, wanted: Range<usize>) -> Vec<Window> {
         let mut windows: Vec<Window> = Vec::new();
         let mut last_cached = None;
+        let mut raw = 0;
         for index in wanted {
             let chunk = &toc.chunks[index];
-            let end = chunk.place + u64::from(chunk.packed);
+            let end = chunk.end();
             let cached = self.has_chunk(entry, index);
+            raw += u64::from(chunk.raw);
             match windows.last_mut() {
                 Some(window)
                     if last_cached == Some(cached)
                         && window.place.end == chunk.place
-                        && end - window.place.start <= WINDOW_BYTES_MAX =>
+                        && end - window.place.start <= WINDOW_BYTES_MAX
+                        && raw <= WINDOW_RAW_BYTES_MAX =>
                 {
                     window.chunks.end = index + 1;
                     window.place.end = end;
                 }
-                _ => windows.push(Window { chunks: index..index + 1, place: chunk.place..end }),
+                _ => {
+                    raw = u64::from(chunk.raw);
+                    windows.push(Window { chunks: index..index + 1, place: chunk.place..end });
+                }
             }
             last_cached = Some(cached);
         }
@@ -274,6 +284,7 @@ impl ArchiveReader {
         stats.chunk_request(window.chunks.len() as u64, packed.len() as u64);
 
         let (inner, toc, digest) = (Arc::clone(&self.inner), Arc::clone(toc), entry.summary.digest);
+        let several = window.chunks.len() > 1;
         // Hashing and inflating take milliseconds: not on the threads that serve.
         let unpack = move || {
             window
@@ -282,6 +293,7 @@ impl ArchiveReader {
                     let chunk = &toc.chunks[index];
                     let start = (chunk.place - window.place.start) as usize;
                     let raw = chunk.unpack(packed.slice(start..start + chunk.packed as usize))?;
+                    let raw = if several { own(raw, &packed) } else { raw };
                     inner.chunks.insert((digest, index as u32), raw.clone());
                     Ok(raw)
                 })
@@ -311,6 +323,16 @@ impl ArchiveReader {
     }
 }
 
+/// `raw` by itself where it is a part of `packed`: a cached chunk that was stored
+/// would else hold the memory of its whole window, of which the cache knows nothing.
+fn own(raw: Bytes, packed: &Bytes) -> Bytes {
+    let whole = packed.as_ptr_range();
+    if whole.contains(&raw.as_ptr()) { Bytes::copy_from_slice(&raw) } else { raw }
+}
+
 fn chunk_key(entry: &ArchiveEntry, chunk: usize) -> ChunkKey {
     (entry.summary.digest, chunk as u32)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ fn frame(segment: u32, position: u64, base: i64, last: i64) -> Frame {
         wire_crc32c: position as u32,
         flags: FrameFlags::default(),
     };
-    Frame { segment, at }
+    Frame { segment, at, known: false }
 }
 
 fn gap(base: i64, last: i64, kind: GapKind) -> Gap {
@@ -102,6 +102,36 @@ fn one_batch_may_fill_a_gap_and_grow_the_log() {
     let plan = plan(&mut frames, &archived, &[]);
     assert_eq!(plan.runs.iter().map(|run| run.start).collect::<Vec<_>>(), [8, 15]);
     assert!(plan.gaps.is_empty() && plan.latecomers.is_empty());
+}
+
+#[test]
+fn a_known_batch_serves_what_nobody_serves_and_lies_beneath_nothing() {
+    // A run was killed after this batch had filled the gap before offset 10.
+    let archived = Archived { through: 15, gaps: Vec::new(), is_new: false };
+    let known = |frame| Frame { known: true, ..frame };
+    let mut frames = [known(frame(0, 7, 8, 20))];
+    let plan = plan(&mut frames, &archived, &[]);
+    assert_eq!(plan.runs.len(), 1);
+    assert_eq!((plan.runs[0].start, served(&frames, &plan.runs[0])), (15, vec![(8, 20)]));
+
+    // A newer one serves these offsets: the known one is not archived again.
+    let mut frames = [known(frame(0, 7, 8, 20)), frame(1, 0, 15, 20)];
+    let plan = super::plan(&mut frames, &archived, &[]);
+    assert_eq!(served(&frames, &plan.runs[0]), [(15, 20)]);
+    assert!(plan.runs[0].overlaps.is_empty() && plan.latecomers.is_empty());
+}
+
+#[test]
+fn many_gaps_and_many_frames_do_not_multiply() {
+    // 20 000 gaps over 200 000 frames: a plan that scans all frames for each gap
+    // takes minutes.
+    let gaps = (0..20_000).map(|i| gap(i * 20 + 10, i * 20 + 19, GapKind::Missing)).collect();
+    let archived = Archived { through: 400_000, gaps, is_new: false };
+    let mut frames: Vec<Frame> =
+        (0..200_000_i64).map(|i| frame(0, i as u64, i * 2, i * 2 + 1)).collect();
+    let plan = plan(&mut frames, &archived, &[]);
+    assert_eq!((plan.runs.len(), plan.latecomers.len()), (20_000, 100_000));
+    assert!(plan.runs.iter().all(|run| run.fill && run.chain.len() == 5));
 }
 
 type Ranges = Vec<(i64, i64)>;
