@@ -5,12 +5,16 @@
 //! knows is an error: a misspelt limit must not be no limit.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{ClusterName, WriterId};
+use crate::indexer::{GAP_TIMEOUT_DEFAULT, LiveOptions};
 use crate::listen::{ListenAddress, Reach};
+use crate::wal::BrokerStart;
+use crate::wal::classify::{ARCHIVE_IDLE_DEFAULT, ROTATED_BYTES_MIN, Rules, SETTLE_DEFAULT};
 
 /// Where a daemon listens when nothing is said.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:9095";
@@ -60,6 +64,18 @@ pub struct Config {
     pub listen: Option<Vec<String>>,
     /// Where to serve probes and metrics.
     pub http: Option<String>,
+    /// How long a segment is unchanged before it passes for rotated, as `30s`.
+    pub settle: Option<String>,
+    /// How long a segment that may still grow is unchanged before its batches are
+    /// archived, as `10m`.
+    pub archive_idle: Option<String>,
+    /// How long missing offsets are waited for, as `1h`.
+    pub gap_timeout: Option<String>,
+    /// When the broker started: a time, or a file touched when it starts.
+    pub broker_started_at: Option<String>,
+    /// Bytes from which on a segment may pass for rotated, for brokers that rotate
+    /// earlier than at 128 MiB.
+    pub rotated_bytes_min: Option<u64>,
     /// What to log.
     pub log: Option<String>,
     /// How to log.
@@ -127,6 +143,31 @@ impl Config {
         Ok(ListenAddress::parse(given, Reach::Anyone)?)
     }
 
+    /// When to archive what, with a broker or, where `offline`, without.
+    ///
+    /// # Errors
+    /// When a duration or the broker's start is none.
+    pub fn live(&self, offline: bool) -> anyhow::Result<LiveOptions> {
+        let broker = match &self.broker_started_at {
+            _ if offline => BrokerStart::Stopped,
+            Some(text) => text.parse().context("--broker-started-at")?,
+            None => BrokerStart::Unknown,
+        };
+        let rules = Rules {
+            settle: duration("settle", self.settle.as_deref(), SETTLE_DEFAULT)?,
+            archive_idle: duration(
+                "archive-idle",
+                self.archive_idle.as_deref(),
+                ARCHIVE_IDLE_DEFAULT,
+            )?,
+            rotated_bytes_min: self.rotated_bytes_min.unwrap_or(ROTATED_BYTES_MIN),
+            ..Rules::default()
+        };
+        let gap_timeout =
+            duration("gap-timeout", self.gap_timeout.as_deref(), GAP_TIMEOUT_DEFAULT)?;
+        Ok(LiveOptions { broker, rules, gap_timeout })
+    }
+
     /// Scratch and caches: the folder given, else one of our own that is keyed by
     /// store and WAL, so that two daemons of one host never share it.
     ///
@@ -147,6 +188,13 @@ impl Config {
     }
 }
 
+fn duration(key: &str, given: Option<&str>, default: Duration) -> anyhow::Result<Duration> {
+    let Some(text) = given else { return Ok(default) };
+    humantime::parse_duration(text).with_context(|| {
+        format!("--{key} {text:?} is no duration; give one as 500ms, 30s, 10m, 1h")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,13 +209,26 @@ mod tests {
     fn every_key_can_be_written_and_read_back() {
         let text = "store = 'memory:'\ncluster = 'c'\nwal-dir = '/w'\ndata-dir = '/d'\n\
                     writer-id = 'w'\nlisten = ['127.0.0.1:1', 'unix:/s']\nhttp = '0.0.0.0:9096'\n\
-                    log = 'info'\n\
-                    log-format = 'json'\n";
+                    log = 'info'\nlog-format = 'json'\n\
+                    settle = '1s'\narchive-idle = '2m'\ngap-timeout = '3h'\n\
+                    broker-started-at = '/run/b.pid'\nrotated-bytes-min = 5\n";
         let config: Config = toml::from_str(text).unwrap();
+        let live = config.live(false).unwrap();
+        assert_eq!(live.broker, BrokerStart::File(PathBuf::from("/run/b.pid")));
+        assert_eq!(live.rules.archive_idle, Duration::from_secs(120));
+        assert_eq!((live.rules.rotated_bytes_min, live.gap_timeout.as_secs()), (5, 3 * 3600));
+        assert_eq!(config.live(true).unwrap().broker, BrokerStart::Stopped);
         assert_eq!(config.listen().unwrap().len(), 2);
         assert_eq!(config.http().unwrap().to_string(), "0.0.0.0:9096");
         assert_eq!(config.log_format, Some(LogFormat::Json));
         assert_eq!(config.data_dir().unwrap(), PathBuf::from("/d"));
+    }
+
+    #[test]
+    fn a_duration_that_is_none_is_refused_with_its_flag() {
+        let config = Config { settle: Some("soon".to_owned()), ..Config::default() };
+        let error = format!("{:#}", config.live(false).unwrap_err());
+        assert!(error.contains("--settle") && error.contains("30s"), "{error}");
     }
 
     #[test]

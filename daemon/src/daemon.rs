@@ -2,10 +2,14 @@
 //! command runs on, and the order in which they stop.
 
 use std::fmt;
+use std::fs::{File, TryLockError};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
+use futures::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -18,12 +22,13 @@ use crate::fetch::{self, Fetcher};
 use crate::grpc;
 use crate::health::Health;
 use crate::http::{self, Site};
-use crate::indexer::Indexer;
+use crate::indexer::{Indexer, LiveIndexer, LiveOptions, RESCAN};
 use crate::listen::Bound;
 use crate::metrics::{Metrics, StoreCount};
 use crate::read::{ArchiveReader, ReadOptions};
 use crate::store::{Op, Store};
-use crate::wal::WalFormat;
+use crate::task::{Jitter, TaskError, TaskSet, Ticker};
+use crate::wal::{WalDir, Watch};
 
 /// The writer's id of a command that commits nothing.
 const READER_ID: &str = "reader";
@@ -39,6 +44,8 @@ pub struct Rooms {
     pub reader: ArchiveReader,
     /// Answers to fetches.
     pub fetcher: Fetcher,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
     /// What is counted; the store's requests are already.
     pub metrics: Metrics,
     /// What probes are told.
@@ -85,24 +92,69 @@ impl Rooms {
         let statuses = fetch::Status::ALL.map(fetch::Status::as_str);
         metrics.expect_of_fetches(&statuses, &fetch::Stage::ALL.map(fetch::Stage::as_str));
         let health = Health::new(Arc::clone(&clock));
-        let fetcher = Fetcher::new(Arc::clone(&catalog), reader.clone(), clock);
-        Ok(Self { store, catalog, reader, fetcher, metrics, health })
+        let fetcher = Fetcher::new(Arc::clone(&catalog), reader.clone(), Arc::clone(&clock));
+        Ok(Self { store, catalog, reader, fetcher, clock, metrics, health })
     }
 
-    /// An indexer over these rooms, with its scratch below the data folder.
+    /// An indexer over these rooms that reads `wal`, with its scratch below the data
+    /// folder, which it needs for itself.
     ///
     /// # Errors
-    /// When no data folder can be named.
-    pub fn indexer(&self, config: &Config, format: WalFormat) -> anyhow::Result<Indexer> {
-        Ok(Indexer::new(
-            format,
+    /// When no data folder can be named or made, or another process uses it.
+    pub fn indexer(
+        &self,
+        config: &Config,
+        wal: WalDir,
+        options: LiveOptions,
+    ) -> anyhow::Result<(Arc<LiveIndexer>, DataDir)> {
+        let data = DataDir::claim(config.data_dir()?)?;
+        let indexer = Indexer::new(
+            wal.format(),
             Arc::clone(&self.catalog),
             self.store.clone(),
             self.reader.clone(),
-            config.data_dir()?.join("scratch"),
+            data.scratch(),
             ArchiveOptions::default(),
-        ))
+        );
+        let clock = Arc::clone(&self.clock);
+        let live = LiveIndexer::new(indexer, wal, options, clock, jitter());
+        Ok((Arc::new(live), data))
     }
+}
+
+/// The data folder, claimed by this process as long as this lives.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the folder and claims it.
+    fn claim(path: PathBuf) -> anyhow::Result<Self> {
+        let failed = || format!("cannot use the data folder {}", path.display());
+        std::fs::create_dir_all(&path).with_context(failed)?;
+        let lock = File::create(path.join("lock")).with_context(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => anyhow::bail!(
+                "another tierd works in the data folder {}; give this one its own with --data-dir",
+                path.display()
+            ),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
+        }
+        Ok(Self { path, _lock: lock })
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.path.join("scratch")
+    }
+}
+
+/// Spreads waits, so that many daemons do not act together.
+fn jitter() -> Jitter {
+    #[expect(clippy::disallowed_methods, reason = "assembly is where randomness comes from")]
+    Arc::new(rand::random::<f64>)
 }
 
 /// Makes manifests of different writers differ.
@@ -193,17 +245,56 @@ pub async fn serve(
 /// # Errors
 /// When a listener fails.
 pub async fn serve_until_signal(rooms: &Rooms, listeners: Listeners) -> anyhow::Result<()> {
-    let mut signals = Signals::listen()?;
-    let stop = CancellationToken::new();
-    let server = serve(rooms, listeners, stop.clone());
-    let mut server = std::pin::pin!(server);
-    tokio::select! {
-        ended = &mut server => return ended,
-        () = signals.next() => stop.cancel(),
-    }
-    tokio::select! {
-        ended = server => ended,
-        () = signals.next() => Ok(()),
+    let mut tasks = TaskSet::default();
+    spawn_servers(&mut tasks, rooms, listeners);
+    run_to_the_end(tasks).await
+}
+
+/// Serves and archives until SIGTERM or SIGINT. Then health turns, streams drain, and
+/// the archives under way end or are given up; a second signal waits for neither.
+///
+/// # Errors
+/// When a listener fails.
+pub async fn archive_until_signal(
+    rooms: &Rooms,
+    listeners: Listeners,
+    indexer: Arc<LiveIndexer>,
+) -> anyhow::Result<()> {
+    let wake = Arc::new(Notify::new());
+    let woken = Arc::clone(&wake);
+    let _watch = Watch::start(indexer.wal().root(), move || woken.notify_one());
+    let mut tasks = TaskSet::default();
+    spawn_servers(&mut tasks, rooms, listeners);
+    let ticker = Ticker::new(RESCAN, jitter(), wake);
+    let archiving = Arc::clone(&indexer);
+    tasks.spawn("archiving", |stop| async move {
+        archiving.run(ticker, stop).await;
+        Ok(())
+    });
+    let ended = run_to_the_end(tasks).await;
+    indexer.abandon();
+    ended
+}
+
+fn spawn_servers(tasks: &mut TaskSet, rooms: &Rooms, listeners: Listeners) {
+    let rooms = rooms.clone();
+    tasks.spawn("serving", |stop| async move {
+        serve(&rooms, listeners, stop).await.map_err(Into::into)
+    });
+}
+
+async fn run_to_the_end(tasks: TaskSet) -> anyhow::Result<()> {
+    let signals = Arc::new(Mutex::new(Signals::listen()?));
+    let next = || {
+        let signals = Arc::clone(&signals);
+        async move { signals.lock().await.next().await }.boxed()
+    };
+    match tasks.run(next).await {
+        Err(skipped @ TaskError::Skipped { .. }) => {
+            tracing::warn!("{skipped}");
+            Ok(())
+        }
+        ended => Ok(ended?),
     }
 }
 

@@ -8,6 +8,8 @@ mod catalog;
 mod client;
 mod complaints;
 mod large;
+mod live;
+mod live_steps;
 mod operations;
 mod oracle;
 mod pipeline;

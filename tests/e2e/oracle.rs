@@ -9,12 +9,13 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use tierd::archive::{ArchiveOptions, batches_in};
+use tierd::clock::SystemClock;
 use tierd::config::Config;
 use tierd::daemon::Rooms;
 use tierd::fetch::{
     EndReason, FetchEvent, FetchRequest, Isolation, Overlaps, PartitionRequest, Status,
 };
-use tierd::indexer::Indexer;
+use tierd::indexer::{Indexer, LiveIndexer};
 use tierd::read::ReadStats;
 use tierd::record::{Codec, TopicName, TopicPartition};
 use tierd::store::Store;
@@ -260,29 +261,35 @@ async fn compare(rooms: &Rooms, tp: &TopicPartition, model: &Model, random: &mut
     assert_eq!(found_once, written);
 }
 
+/// A process that has just started beside a stopped broker's WAL.
+fn indexer(rooms: &Rooms, folder: &Path) -> Arc<LiveIndexer> {
+    let format = WalFormat::Chronik;
+    let options = ArchiveOptions { target_log_bytes: ARCHIVE_BYTES, ..ArchiveOptions::default() };
+    let indexer = Indexer::new(
+        format,
+        Arc::clone(&rooms.catalog),
+        rooms.store.clone(),
+        rooms.reader.clone(),
+        folder.join("scratch"),
+        options,
+    );
+    let wal = WalDir::open(&folder.join("wal"), format).unwrap();
+    let offline = Config::default().live(true).unwrap();
+    let live = LiveIndexer::new(indexer, wal, offline, SystemClock::new(), Arc::new(|| 1.0));
+    Arc::new(live)
+}
+
 async fn history(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let folder = tempfile::tempdir().unwrap();
     let wal = folder.path().join("wal");
     let config = Config { writer_id: Some("w".to_owned()), ..Config::default() };
     let rooms = Rooms::over(Store::open("memory:").unwrap(), &config).unwrap();
-    let options = ArchiveOptions { target_log_bytes: ARCHIVE_BYTES, ..ArchiveOptions::default() };
-    let indexer = Indexer::new(
-        WalFormat::Chronik,
-        Arc::clone(&rooms.catalog),
-        rooms.store.clone(),
-        rooms.reader.clone(),
-        folder.path().join("scratch"),
-        options,
-    );
     let tp = TopicPartition::new(TopicName::new("t").unwrap(), 0).unwrap();
     let mut model = Model::default();
     for run in 0..random.random_range(1..4) {
         write_segment(&mut model, &wal, run, &mut random);
-        let report = indexer
-            .run_offline(&WalDir::open(&wal, WalFormat::Chronik).unwrap(), |_| {})
-            .await
-            .unwrap();
+        let report = indexer(&rooms, folder.path()).run_once(|_| {}).await.unwrap();
         assert!(!report.failed(), "{:?}", report.partitions[0].error);
         model.archive();
         // A reader that knows nothing: caches of an older state would be in the way.

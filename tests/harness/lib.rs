@@ -2,6 +2,7 @@
 //! batches, the daemon as a process, stores that count and fail.
 
 pub mod batches;
+pub mod broker;
 pub mod chronik;
 pub mod counting;
 pub mod faults;

@@ -112,6 +112,14 @@ impl Tierd {
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(more);
         Served::start(command)
     }
+
+    /// Archives `wal` and serves, on a free port of loopback, until it is stopped.
+    #[must_use]
+    pub fn live(&self, wal: &Path, more: &[&str]) -> Served {
+        let mut command = self.command();
+        command.args(["run", "--listen", "127.0.0.1:0", "--wal-dir"]).arg(wal).args(more);
+        Served::start(command)
+    }
 }
 
 /// A serving daemon, killed when dropped.

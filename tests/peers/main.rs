@@ -1,5 +1,5 @@
 //! Foreign programs against the real daemon: grpcurl, Python's gRPC through
-//! reflection, GNU tar, gzip, Python's tarfile, promtool. `TIERD_PEERS` names the folder
+//! reflection, GNU tar, gzip, Python's tarfile, promtool, kubernetes-validate. `TIERD_PEERS` names the folder
 //! where `tests/peers/install.sh` put them; without it every test says so.
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a failed test should panic")]

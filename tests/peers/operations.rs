@@ -1,9 +1,11 @@
-//! What operators' own tools say: promtool of the page of metrics.
+//! What operators' own tools say: promtool of the page of metrics,
+//! kubernetes-validate of the manifest.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::{archived, peer};
+use crate::{archived, output, peer};
 
 #[test]
 fn promtool_has_nothing_to_say_about_the_page_of_metrics() {
@@ -27,4 +29,24 @@ fn promtool_has_nothing_to_say_about_the_page_of_metrics() {
     let said = [ended.stdout, ended.stderr].concat();
     assert_eq!(String::from_utf8_lossy(&said), "");
     assert!(ended.status.success());
+}
+
+#[test]
+fn the_manifest_is_valid_for_every_kubernetes_it_names() {
+    let Some(validate) = peer("kubernetes-validate") else { return };
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy");
+    let manifest = deploy.join("kubernetes.yaml");
+    for version in ["1.32", "1.35", "1.37"] {
+        let run = |file: &Path| {
+            let mut command = Command::new(&validate);
+            command.args(["-k", version, "--strict"]).arg(file);
+            command
+        };
+        output(&mut run(&manifest));
+        // Strict indeed: a misspelt field is refused.
+        let misspelt = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+        let text = std::fs::read_to_string(&manifest).unwrap();
+        std::fs::write(misspelt.path(), text.replace("readOnly: true", "readOnlyy: true")).unwrap();
+        assert!(!run(misspelt.path()).output().unwrap().status.success(), "{version}");
+    }
 }

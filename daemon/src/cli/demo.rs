@@ -40,7 +40,7 @@ pub(super) async fn demo(args: DemoArgs, _config: Config) -> anyhow::Result<Outc
     output::say("1. A broker's WAL, three runs, the last one killed, is archived:\n\n")?;
     let rooms = Rooms::open_for_writing(&config)?;
     let wal = WalDir::open(&wal_dir, WalFormat::Chronik)?;
-    let report = run::archive_once(&rooms, &config, &wal, WalFormat::Chronik).await?;
+    let report = run::archive_once(&rooms, &config, wal, config.live(true)?).await?;
     run::print(&report)?;
 
     let listeners = Listeners::bind(&config).await?;

@@ -7,9 +7,9 @@ use serde_json::json;
 
 use super::{Outcome, output};
 use crate::config::Config;
-use crate::daemon::Rooms;
-use crate::indexer::{PartitionReport, RunReport};
-use crate::wal::{WalDir, WalFormat};
+use crate::daemon::{self, Listeners, Rooms};
+use crate::indexer::{LiveOptions, PartitionReport, RunReport};
+use crate::wal::{BrokerStart, WalDir, WalFormat};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -19,12 +19,44 @@ pub(super) struct RunArgs {
     /// How the broker writes its WAL
     #[arg(long, value_name = "FORMAT", default_value = "chronik")]
     wal_format: WalFormatArg,
-    /// Archive what can be archived, print a summary, exit
-    #[arg(long, required = true)]
+    /// Archive what can be archived now, print a summary, exit
+    #[arg(long)]
     once: bool,
     /// No broker is running on this WAL: every segment is closed, every hole final
-    #[arg(long, required = true)]
+    #[arg(long)]
     offline: bool,
+    /// When the broker started: a time, or a file that is touched when it starts.
+    /// Segments last written before are closed
+    #[arg(
+        long,
+        value_name = "TIME|FILE",
+        env = "TIERD_BROKER_STARTED_AT",
+        conflicts_with = "offline"
+    )]
+    broker_started_at: Option<String>,
+    /// How long a segment is unchanged before it passes for rotated [default: 30s]
+    #[arg(long, value_name = "TIME", env = "TIERD_SETTLE")]
+    settle: Option<String>,
+    /// How long a segment that may still grow is unchanged before its batches are
+    /// archived [default: 10m]
+    #[arg(long, value_name = "TIME", env = "TIERD_ARCHIVE_IDLE")]
+    archive_idle: Option<String>,
+    /// How long missing offsets are waited for before they are declared a gap
+    /// [default: 1h]
+    #[arg(long, value_name = "TIME", env = "TIERD_GAP_TIMEOUT")]
+    gap_timeout: Option<String>,
+    /// Bytes from which on a segment may pass for rotated [default: 100 MiB]. Hidden:
+    /// only for brokers that rotate earlier than any release in use
+    #[arg(long, value_name = "BYTES", env = "TIERD_ROTATED_BYTES_MIN", hide = true)]
+    rotated_bytes_min: Option<u64>,
+    /// Where to serve gRPC: 127.0.0.1:PORT or unix:/PATH; may be given more than
+    /// once [default: 127.0.0.1:9095]
+    #[arg(long, value_name = "ADDR", env = "TIERD_LISTEN", value_delimiter = ',')]
+    listen: Vec<String>,
+    /// Where to serve probes and metrics: IP:PORT, also a routable one, or
+    /// unix:/PATH [default: 127.0.0.1:9096]
+    #[arg(long, value_name = "ADDR", env = "TIERD_HTTP")]
+    http: Option<String>,
     /// Who writes, in manifests [default: host name]
     #[arg(long, value_name = "ID", env = "TIERD_WRITER_ID")]
     writer_id: Option<String>,
@@ -47,17 +79,39 @@ impl WalFormatArg {
     }
 }
 
-pub(super) async fn run(args: RunArgs, mut config: Config, json: bool) -> anyhow::Result<Outcome> {
-    config.wal_dir = args.wal_dir.or(config.wal_dir);
-    config.writer_id = args.writer_id.or(config.writer_id);
-    config.data_dir = args.data_dir.or(config.data_dir);
+impl RunArgs {
+    /// Lays the flags over the settings.
+    fn over(self, mut config: Config) -> Config {
+        config.wal_dir = self.wal_dir.or(config.wal_dir);
+        config.writer_id = self.writer_id.or(config.writer_id);
+        config.data_dir = self.data_dir.or(config.data_dir);
+        config.broker_started_at = self.broker_started_at.or(config.broker_started_at);
+        config.settle = self.settle.or(config.settle);
+        config.archive_idle = self.archive_idle.or(config.archive_idle);
+        config.gap_timeout = self.gap_timeout.or(config.gap_timeout);
+        config.rotated_bytes_min = self.rotated_bytes_min.or(config.rotated_bytes_min);
+        config.http = self.http.or(config.http);
+        if !self.listen.is_empty() {
+            config.listen = Some(self.listen);
+        }
+        config
+    }
+}
+
+pub(super) async fn run(args: RunArgs, config: Config, json: bool) -> anyhow::Result<Outcome> {
+    let (once, offline, format) = (args.once, args.offline, args.wal_format.format());
+    let config = args.over(config);
     let Some(wal_dir) = &config.wal_dir else {
         anyhow::bail!("no WAL directory is given: add --wal-dir DIR or set TIERD_WAL_DIR");
     };
+    let options = config.live(offline)?;
     // The WAL first: a mistyped path must not leave a new store behind.
-    let wal = WalDir::open(wal_dir, args.wal_format.format())?;
+    let wal = WalDir::open(wal_dir, format)?;
     let rooms = Rooms::open_for_writing(&config)?;
-    let report = archive_once(&rooms, &config, &wal, args.wal_format.format()).await?;
+    if !once {
+        return stay(&rooms, &config, wal, options).await;
+    }
+    let report = archive_once(&rooms, &config, wal, options).await?;
     if json {
         output::json_line(&as_json(&report))?;
     } else {
@@ -73,19 +127,56 @@ pub(super) async fn run(args: RunArgs, mut config: Config, json: bool) -> anyhow
     })
 }
 
+/// Serves, and archives what becomes ready, until a signal.
+async fn stay(
+    rooms: &Rooms,
+    config: &Config,
+    wal: WalDir,
+    options: LiveOptions,
+) -> anyhow::Result<Outcome> {
+    warn_of_unknown_start(&options);
+    let (indexer, _data) = rooms.indexer(config, wal, options)?;
+    let listeners = Listeners::bind(config).await?;
+    output::say(&format!("archiving {}\n", indexer.wal().root().display()))?;
+    output::say(&listeners.to_string())?;
+    daemon::archive_until_signal(rooms, listeners, indexer).await?;
+    Ok(Outcome::Well)
+}
+
+fn warn_of_unknown_start(options: &LiveOptions) {
+    let missing = match &options.broker {
+        BrokerStart::Unknown => "nobody says when the broker started".to_owned(),
+        BrokerStart::File(path) if !path.is_file() => {
+            format!("{} is not there (yet)", path.display())
+        }
+        _ => return,
+    };
+    tracing::warn!(
+        "{missing}: until --broker-started-at tells, only segments that rotated or were idle for \
+         long are archived"
+    );
+}
+
 /// Archives everything once, with a progress bar where a person looks.
 pub(super) async fn archive_once(
     rooms: &Rooms,
     config: &Config,
-    wal: &WalDir,
-    format: WalFormat,
+    wal: WalDir,
+    options: LiveOptions,
 ) -> anyhow::Result<RunReport> {
-    let indexer = rooms.indexer(config, format)?;
+    let settle = options.rules.settle;
+    let (indexer, _data) = rooms.indexer(config, wal, options)?;
     // Hidden by itself where stderr is no terminal.
     let bar = indicatif::ProgressBar::new_spinner().with_message("archiving");
     bar.enable_steady_tick(std::time::Duration::from_millis(120));
+    // Only watching shows that a segment beside a broker is unchanged.
+    indexer.look_aside().await?;
+    if indexer.would_settle() {
+        bar.set_message(format!("watching for {}", humantime::format_duration(settle)));
+        tokio::time::sleep(settle).await;
+    }
     let report = indexer
-        .run_offline(wal, |partition| {
+        .run_once(|partition| {
             bar.inc(1);
             bar.set_message(format!("archived {}", partition.tp));
         })
@@ -150,6 +241,13 @@ fn complain(report: &RunReport) {
         for finding in &partition.findings {
             eprintln!("tierd: {}", finding.line);
         }
+        if let Some(hole) = partition.waits_for {
+            eprintln!(
+                "tierd: {}: offsets {hole} are missing so far; what lies behind them waits for \
+                 them, or for --gap-timeout of a daemon that stays",
+                partition.tp
+            );
+        }
         if let Some(error) = &partition.error {
             eprintln!("tierd: {}: {error}", partition.tp);
         }
@@ -177,6 +275,7 @@ fn as_json(report: &RunReport) -> serde_json::Value {
                     "first": gap.range.base(), "last": gap.range.last(), "kind": gap.kind.to_string(),
                 })).collect::<Vec<_>>(),
                 "archived_through": partition.archived_through,
+                "waits_for": partition.waits_for.map(|hole| [hole.base(), hole.last()]),
                 "findings": partition.findings.iter().map(|f| &f.line).collect::<Vec<_>>(),
                 "error": partition.error.as_ref().map(ToString::to_string),
             })

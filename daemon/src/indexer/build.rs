@@ -4,28 +4,35 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::IndexError;
 use super::plan::{Frame, Run};
-use super::scan::Segments;
+use super::scan::{Segments, Source};
 use crate::archive::{
     ArchiveIdentity, ArchiveOptions, ArchiveWriter, BuiltArchive, OpenTransaction, Room, WalRank,
 };
 use crate::record::OffsetRange;
-use crate::wal::{PartitionDir, SegmentFile, WalFormat};
+use crate::wal::WalFormat;
 
 /// What a build needs, shared by the archives of one partition.
 #[derive(Clone, Debug)]
 pub(super) struct Site {
     pub(super) format: WalFormat,
-    pub(super) dir: Arc<PartitionDir>,
-    pub(super) segments: Arc<Vec<SegmentFile>>,
+    pub(super) sources: Arc<Vec<Source>>,
     pub(super) frames: Arc<Vec<Frame>>,
     pub(super) identity: ArchiveIdentity,
     pub(super) options: ArchiveOptions,
     pub(super) scratch: PathBuf,
+    /// Cancelled when nobody waits for the archive any more.
+    pub(super) abandoned: CancellationToken,
 }
 
 impl Site {
+    fn still_wanted(&self) -> Result<(), IndexError> {
+        if self.abandoned.is_cancelled() { Err(IndexError::Stopped) } else { Ok(()) }
+    }
+
     fn writer(&self, start: i64, open: Vec<OpenTransaction>) -> Result<ArchiveWriter, IndexError> {
         let identity = self.identity.clone();
         Ok(ArchiveWriter::create(&self.scratch, identity, start, open, self.options)?)
@@ -62,11 +69,12 @@ pub(super) fn build(
     cursor: Cursor,
     open: Vec<OpenTransaction>,
 ) -> Result<Built, IndexError> {
-    let mut segments = Segments::new(site.format, &site.dir, &site.segments);
+    let mut segments = Segments::new(site.format, &site.identity.tp, &site.sources);
     let mut writer = site.writer(cursor.start, open)?;
     let mut next = cursor;
     for &index in &run.chain[cursor.chain..] {
         let frame = &site.frames[index as usize];
+        site.still_wanted()?;
         let batch = segments.batch(frame)?;
         if !writer.fits(batch.range()) {
             break;
@@ -98,7 +106,7 @@ pub(super) fn build_latecomers(
     site: &Site,
     late: &[u32],
 ) -> Result<(BuiltArchive, usize), IndexError> {
-    let mut segments = Segments::new(site.format, &site.dir, &site.segments);
+    let mut segments = Segments::new(site.format, &site.identity.tp, &site.sources);
     let start = late.first().map_or(0, |&first| site.frames[first as usize].base());
     let mut writer = site.writer(start, Vec::new())?;
     let taken = push_overlaps(&mut writer, site, &mut segments, late.iter())?;
@@ -114,6 +122,7 @@ fn push_overlaps<'a>(
     let mut taken = 0;
     for &index in beneath {
         let frame = &site.frames[index as usize];
+        site.still_wanted()?;
         let batch = segments.batch(frame)?;
         if !writer.fits(batch.range()) {
             break;

@@ -4,15 +4,19 @@
 //! what is committed (`catalog`). It drives them:
 //!
 //! ```text
-//!  scan segments -> drop what is committed -> plan (pure) -> for each stretch:
+//!  list -> observe -> classify -> scan what is ready -> drop what is committed
+//!      -> plan (pure) -> cut at the first hole to wait for -> for each stretch:
 //!      build in scratch, verify -> upload under its name -> commit manifest n+1
 //! ```
 //!
-//! Nothing is remembered between steps but what the catalog holds: killed at any
-//! point, the next run sees the same WAL and the same manifest and goes on. An
+//! What decides is what the WAL and the catalog hold: killed at any point, the next
+//! run sees the same WAL and the same manifest and goes on. What a [`LiveIndexer`]
+//! remembers between steps saves work and measures waiting, nothing more. An
 //! uploaded archive without its manifest is litter for `gc`, not data.
 
 mod build;
+mod holes;
+mod live;
 mod partition;
 pub mod plan;
 mod report;
@@ -22,18 +26,20 @@ mod scratch;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures::StreamExt;
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 
 use crate::archive::{ArchiveError, ArchiveOptions};
 use crate::catalog::{Catalog, CatalogError};
 use crate::error::{Classify, ErrorKind, io_kind};
 use crate::read::{ArchiveReader, ReadError};
 use crate::store::{Store, StoreError};
-use crate::wal::{PartitionDir, WalDir, WalError, WalFormat};
+use crate::wal::{WalError, WalFormat};
 
 use self::scratch::Scratch;
 
+pub use holes::GAP_TIMEOUT_DEFAULT;
+pub use live::{LiveIndexer, LiveOptions, Look, Progress, RESCAN};
 pub use report::{Finding, PartitionReport, RunReport};
 
 /// Partitions archived at once. One needs about 120 MiB and one core while it
@@ -73,9 +79,19 @@ pub enum IndexError {
         "another writer committed first {RACES_MAX} times in a row; it is archiving this partition, look again later"
     )]
     Outrun,
+    /// The daemon is shutting down.
+    #[error("given up because the daemon stops; the next start does it again")]
+    Stopped,
     /// A worker thread died, which is a defect.
     #[error("a worker did not finish: {0}")]
     Worker(String),
+}
+
+impl IndexError {
+    /// Whether the WAL is not what was listed any more: listing again is all it takes.
+    fn is_change(&self) -> bool {
+        matches!(self, Self::Wal(source) if source.is_change())
+    }
 }
 
 impl Classify for IndexError {
@@ -87,13 +103,13 @@ impl Classify for IndexError {
             Self::Catalog(source) => source.kind(),
             Self::Read(source) => source.kind(),
             Self::Scratch { source, .. } => io_kind(source),
-            Self::Outrun => ErrorKind::Retry,
+            Self::Outrun | Self::Stopped => ErrorKind::Retry,
             Self::Worker(_) => ErrorKind::Internal,
         }
     }
 }
 
-/// Archives what the broker's WAL holds.
+/// Takes segments that are ready to committed archives: what the work needs.
 #[derive(Debug)]
 pub struct Indexer {
     format: WalFormat,
@@ -105,6 +121,7 @@ pub struct Indexer {
     options: ArchiveOptions,
     /// Set once the store has shown that it honours create-only writes.
     probed: OnceCell<()>,
+    abandoned: CancellationToken,
 }
 
 impl Indexer {
@@ -127,6 +144,7 @@ impl Indexer {
             scratch: OnceCell::new(),
             options,
             probed: OnceCell::new(),
+            abandoned: CancellationToken::new(),
         }
     }
 
@@ -142,35 +160,8 @@ impl Indexer {
         self.scratch.get_or_try_init(open).await
     }
 
-    /// Archives everything in `wal` that can be archived while no broker runs:
-    /// every segment is closed, every hole is final. What goes wrong with one
-    /// partition stands in its report and stops no other.
-    ///
-    /// # Errors
-    /// When the WAL directory itself cannot be read.
-    pub async fn run_offline(
-        &self,
-        wal: &WalDir,
-        mut done: impl FnMut(&PartitionReport),
-    ) -> Result<RunReport, IndexError> {
-        let listing = wal.partitions()?;
-        let mut report = RunReport::new(listing.findings);
-        let mut reports = futures::stream::iter(listing.partitions)
-            .map(|dir| self.archive_closed(dir))
-            .buffer_unordered(PARTITIONS_AT_ONCE);
-        while let Some(partition) = reports.next().await {
-            done(&partition);
-            report.add(partition);
-        }
-        report.sort();
-        Ok(report)
-    }
-
-    async fn archive_closed(&self, dir: PartitionDir) -> PartitionReport {
-        let mut report = PartitionReport::new(dir.tp.clone());
-        if let Err(error) = partition::archive(self, &dir, &mut report).await {
-            report.error = Some(error);
-        }
-        report
+    /// Gives up every archive that is being built, soon. For the end of the process.
+    pub fn abandon(&self) {
+        self.abandoned.cancel();
     }
 }

@@ -1,17 +1,19 @@
 //! Owns one partition's way from scan to commit, and doing it again when another
 //! writer committed first.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::build::{Built, Cursor, Site, build, build_latecomers};
 use super::plan::{Archived, Frame, Plan, Run, plan};
 use super::report::PartitionReport;
-use super::scan::{Scanned, Segments, drop_copies, hull, scan_all};
+use super::scan::{Segments, Source, drop_copies, frames_of, hull};
 use super::{IndexError, Indexer, RACES_MAX};
 use crate::archive::{ArchiveIdentity, BatchRef, BuiltArchive, OpenTransaction};
 use crate::catalog::{ArchiveEntry, CatalogError, Edit, Gap, Snapshot};
 use crate::read::ReadStats;
-use crate::wal::PartitionDir;
+use crate::record::{OffsetRange, TopicPartition};
+use crate::wal::SegmentFile;
 
 /// Whether the plan was carried out or is out of date.
 enum Outcome {
@@ -19,62 +21,92 @@ enum Outcome {
     Outrun,
 }
 
-/// Archives what `dir` holds and is not committed yet.
+/// Segments of a partition that may be archived.
+pub(super) struct Ready {
+    pub(super) tp: TopicPartition,
+    pub(super) sources: Vec<Source>,
+    /// Offsets that damaged parts of the WAL may have held.
+    pub(super) suspect: Vec<OffsetRange>,
+}
+
+/// How far a partition came.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// Segments of which every batch is committed.
+    pub(super) committed: Vec<SegmentFile>,
+    /// The hole that has to be waited for, with something behind it.
+    pub(super) hole: Option<OffsetRange>,
+}
+
+/// Says how many of the holes, ascending, may be declared from the first on. Given
+/// the newest manifest too.
+pub(super) type Declarable<'a> = &'a mut (dyn FnMut(&[Gap], Option<&Snapshot>) -> usize + Send);
+
+/// Archives what is ready and not committed yet, up to the first hole that must not
+/// be declared.
 pub(super) async fn archive(
     indexer: &Indexer,
-    dir: &PartitionDir,
+    ready: Ready,
+    declarable: Declarable<'_>,
     report: &mut PartitionReport,
-) -> Result<(), IndexError> {
-    let dir = Arc::new(dir.clone());
+) -> Result<Done, IndexError> {
+    let Ready { tp, sources, suspect } = ready;
+    let sources = Arc::new(sources);
     for _ in 0..RACES_MAX {
-        // After a race the WAL is read again: rare, and a second list of millions
-        // of frames would be in memory all the time.
-        let scanned = scan(indexer, &dir, report).await?;
-        let snapshot = indexer.catalog.load(&dir.tp, None).await?;
+        // After a race the frames are listed again: rare, and a second list of
+        // millions of them would be in memory all the time.
+        let found = frames(indexer, &tp, &sources, report).await?;
+        let snapshot = indexer.catalog.load(&tp, None).await?;
         let archived = archived(snapshot.as_deref()).await?;
         let (mut frames, known) =
-            drop_committed(indexer, snapshot.as_deref(), &archived, scanned.frames).await?;
+            drop_committed(indexer, snapshot.as_deref(), &archived, found).await?;
         report.known = known;
-        let plan = plan(&mut frames, &archived, &scanned.suspect);
+        let mut plan = plan(&mut frames, &archived, &suspect);
+        let declared = declarable(&plan.gaps, snapshot.as_deref());
+        let hole = plan.gaps.get(declared).map(|gap| gap.range);
+        let behind = plan.cut(declared).into_iter();
+        let waiting: HashSet<u32> = behind.map(|i| frames[i as usize].segment).collect();
         let incarnation = snapshot.as_deref().map_or(0, Snapshot::incarnation);
         let site = Site {
             format: indexer.format,
-            dir: Arc::clone(&dir),
-            segments: Arc::new(scanned.segments),
+            sources: Arc::clone(&sources),
             frames: Arc::new(frames),
-            identity: ArchiveIdentity { tp: dir.tp.clone(), incarnation },
+            identity: ArchiveIdentity { tp: tp.clone(), incarnation },
             options: indexer.options,
             scratch: indexer.scratch().await?.folder().to_owned(),
+            abandoned: indexer.abandoned.clone(),
         };
         let mut carrier = Carrier { indexer, site, snapshot, report };
         if let Outcome::Done = carrier.carry_out(plan).await? {
             report.archived_through =
                 carrier.snapshot.as_deref().map_or(0, Snapshot::archived_through);
-            return Ok(());
+            let numbered = (0..).zip(sources.iter());
+            let committed = numbered.filter(|(number, _)| !waiting.contains(number));
+            let committed = committed.map(|(_, source)| source.file.clone()).collect();
+            return Ok(Done { committed, hole });
         }
     }
     Err(IndexError::Outrun)
 }
 
-async fn scan(
+/// The frames of `sources` without those that hold the same batch as another.
+async fn frames(
     indexer: &Indexer,
-    dir: &Arc<PartitionDir>,
+    tp: &TopicPartition,
+    sources: &Arc<Vec<Source>>,
     report: &mut PartitionReport,
-) -> Result<Scanned, IndexError> {
-    let (format, dir) = (indexer.format, Arc::clone(dir));
-    let (mut scanned, copies) = blocking(move || {
-        let mut scanned = scan_all(format, &dir);
-        let segments = scanned.segments.clone();
-        let mut readers = Segments::new(format, &dir, &segments);
-        let copies = drop_copies(&mut scanned.frames, |frame| readers.bytes(frame));
-        Ok((scanned, copies))
+) -> Result<Vec<Frame>, IndexError> {
+    let (format, tp, sources) = (indexer.format, tp.clone(), Arc::clone(sources));
+    let (frames, copies) = blocking(move || {
+        let mut frames = frames_of(&sources);
+        let mut readers = Segments::new(format, &tp, &sources);
+        let copies = drop_copies(&mut frames, |frame| readers.bytes(frame));
+        Ok((frames, copies))
     })
     .await?;
-    report.segments = scanned.segments.len();
-    report.found = scanned.frames.len() as u64 + copies;
+    report.found = frames.len() as u64 + copies;
     report.copies = copies;
-    report.findings = std::mem::take(&mut scanned.findings);
-    Ok(scanned)
+    Ok(frames)
 }
 
 /// What the catalog says of the partition.
@@ -246,7 +278,7 @@ impl Carrier<'_> {
 }
 
 /// Runs CPU and file work off the async threads.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
 ) -> Result<T, IndexError> {
     tokio::task::spawn_blocking(work).await.map_err(|died| IndexError::Worker(died.to_string()))?

@@ -7,7 +7,8 @@
 //! The served log is a **chain**: at offset *n* it holds the batch that contains
 //! *n* and is newest in WAL order, and goes on at that batch's last offset plus
 //! one. Every other batch is an **overlap**. Where no batch contains *n* there is
-//! a **hole**, which here, with the WAL closed, becomes a declared gap.
+//! a **hole**, which becomes a declared gap, or at which the plan is
+//! [cut](Plan::cut) while what is missing may still come.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -129,6 +130,18 @@ pub fn plan(frames: &mut [Frame], archived: &Archived, suspect: &[OffsetRange]) 
     }
     place_overlaps(frames, &used, &mut plan);
     plan
+}
+
+impl Plan {
+    /// Keeps what lies before the gap number `declared`, the first that must not be
+    /// declared yet. Returns the frames that wait behind it.
+    pub fn cut(&mut self, declared: usize) -> Vec<u32> {
+        let Some(hole) = self.gaps.get(declared).map(|gap| gap.range) else { return Vec::new() };
+        self.gaps.truncate(declared);
+        let behind = |run: &mut Run| !run.fill && run.start > hole.last();
+        let cut = self.runs.extract_if(.., behind);
+        cut.flat_map(|run| run.chain.into_iter().chain(run.overlaps)).collect()
+    }
 }
 
 fn gap_kind(hole: OffsetRange, first: bool, suspect: &[OffsetRange]) -> GapKind {

@@ -19,7 +19,7 @@ pub struct Finding {
 pub struct PartitionReport {
     /// The partition.
     pub tp: TopicPartition,
-    /// Segments read.
+    /// Segments that are ready.
     pub segments: usize,
     /// Batches in them that verify.
     pub found: u64,
@@ -41,6 +41,8 @@ pub struct PartitionReport {
     pub gaps: Vec<Gap>,
     /// First offset that is not archived.
     pub archived_through: i64,
+    /// Missing offsets that may still come; what lies behind them waits.
+    pub waits_for: Option<OffsetRange>,
     /// What a person should know.
     pub findings: Vec<Finding>,
     /// Why the partition could not be archived to its end.
@@ -62,6 +64,7 @@ impl PartitionReport {
             bytes: 0,
             gaps: Vec::new(),
             archived_through: 0,
+            waits_for: None,
             findings: Vec::new(),
             error: None,
         }

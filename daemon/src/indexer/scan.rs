@@ -1,85 +1,194 @@
-//! Owns pass 1 over a partition: every frame of every segment, what was damaged,
-//! and which frames hold one and the same batch.
+//! Owns pass 1 over a partition: the frames of its segments, what was damaged, and
+//! which frames hold one and the same batch; and what of it is remembered, so that
+//! a segment which does not change is read once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::plan::Frame;
 use super::report::Finding;
-use crate::record::{CanonicalRecord, OffsetRange};
+use crate::record::{CanonicalRecord, OffsetRange, TopicPartition};
 use crate::wal::{
-    Damage, FrameRef, PartitionDir, SegmentFile, SegmentReader, SegmentScan, WalError, WalFormat,
+    Damage, FrameRef, Gist, HeldSegment, SegmentFile, SegmentReader, SegmentScan, WalError,
+    WalFormat,
 };
 
 /// Frames of one partition planned together: bounds the plan's memory at about
-/// 200 MB. Segments beyond it wait for the next run.
+/// 200 MB. Segments beyond it wait for the next step.
 pub(super) const FRAMES_MAX: usize = 4 << 20;
-/// Segment files of one partition that are open at once.
-const OPEN_SEGMENTS_MAX: usize = 32;
+/// Segment files of one partition that are read through a buffer at once.
+const READERS_MAX: usize = 32;
+/// Segment files of one partition that are held open while it is archived. Beyond
+/// it a segment that vanishes meanwhile is lost as if it had vanished before.
+const HELD_MAX: usize = 128;
+/// Frames of one partition remembered between steps while they wait behind a hole,
+/// at 40 bytes each. Segments beyond it are scanned again when there is news.
+const REMEMBERED_FRAMES_MAX: usize = 1 << 18;
 
-/// What pass 1 found.
+/// What is remembered of a partition's segments between steps.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    segments: HashMap<u64, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// The segment as it was then: any difference makes this void.
+    file: SegmentFile,
+    /// `None` once all of them are committed.
+    frames: Option<Arc<Vec<FrameRef>>>,
+    /// Offsets that a damaged part may have held.
+    suspect: Vec<OffsetRange>,
+}
+
+/// A segment whose frames are known.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) file: SegmentFile,
+    frames: Arc<Vec<FrameRef>>,
+    held: Option<HeldSegment>,
+}
+
+/// What pass 1 over the segments that are not yet committed found.
 #[derive(Debug, Default)]
 pub(super) struct Scanned {
-    pub(super) segments: Vec<SegmentFile>,
-    pub(super) frames: Vec<Frame>,
-    /// Offsets that a damaged part of the WAL may have held.
-    pub(super) suspect: Vec<OffsetRange>,
+    /// Ascending by id.
+    pub(super) sources: Vec<Source>,
+    /// What is to be told to the observer.
+    pub(super) gists: Vec<(SegmentFile, Gist)>,
     pub(super) findings: Vec<Finding>,
+    /// Segments that cannot be read: they may hold anything.
+    pub(super) unreadable: HashSet<u64>,
+    /// Whether [`FRAMES_MAX`] left segments for the next step.
+    pub(super) left_out: bool,
 }
 
-/// Scans the segments of `dir` in order of id. Blocking.
-pub(super) fn scan_all(format: WalFormat, dir: &PartitionDir) -> Scanned {
-    let mut scanned = Scanned::default();
-    for file in &dir.segments {
-        if scanned.frames.len() >= FRAMES_MAX {
-            scanned.findings.push(Finding {
-                line: format!(
-                    "{}: left for the next run, {FRAMES_MAX} batches are planned at once",
-                    file.path.display()
-                ),
-                damage: false,
-            });
-            break;
-        }
-        match crate::wal::scan(format, &dir.tp, file) {
-            Ok(found) => take(&mut scanned, file, found),
-            // A segment that cannot be read may have held anything.
-            Err(error) => {
-                scanned.suspect.extend(OffsetRange::new(0, i64::MAX - 1));
-                scanned.findings.push(Finding { line: error.to_string(), damage: true });
+impl Memory {
+    /// Scans those of `files`, ascending by id, that are not known as they are now.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// When a segment is not the one that was listed any more: list again.
+    pub(super) fn scan(
+        &mut self,
+        format: WalFormat,
+        tp: &TopicPartition,
+        files: &[SegmentFile],
+    ) -> Result<Scanned, WalError> {
+        let mut scanned = Scanned::default();
+        let mut frames = 0;
+        for file in files {
+            if self.is_committed(file) {
+                continue;
+            }
+            if frames >= FRAMES_MAX {
+                scanned.left_out = true;
+                scanned.findings.push(Finding {
+                    line: format!(
+                        "{}: left for the next step, {FRAMES_MAX} batches are planned at once",
+                        file.path.display()
+                    ),
+                    damage: false,
+                });
+                break;
+            }
+            match self.source(format, tp, file, &mut scanned) {
+                Ok(source) => {
+                    frames += source.frames.len();
+                    scanned.sources.push(source);
+                }
+                Err(error) if error.is_change() => return Err(error),
+                Err(error) => {
+                    scanned.unreadable.insert(file.id);
+                    scanned.findings.push(Finding { line: error.to_string(), damage: true });
+                }
             }
         }
+        Ok(scanned)
     }
-    scanned
+
+    fn source(
+        &mut self,
+        format: WalFormat,
+        tp: &TopicPartition,
+        file: &SegmentFile,
+        scanned: &mut Scanned,
+    ) -> Result<Source, WalError> {
+        // Held before it is scanned: what the broker deletes from here on is read.
+        let held = HeldSegment::open(file)?;
+        let known = self.segments.get(&file.id).filter(|known| known.file == *file);
+        let frames = match known.and_then(|known| known.frames.clone()) {
+            Some(frames) => frames,
+            None => {
+                let found = crate::wal::scan(format, tp, file)?;
+                if found.len != file.len {
+                    return Err(WalError::Changed {
+                        path: file.path.clone(),
+                        what: format!("it had {} bytes and has {}", file.len, found.len),
+                    });
+                }
+                scanned.gists.push((file.clone(), found.gist()));
+                scanned.findings.extend(findings(file, &found));
+                let suspect = found.damaged.iter().filter_map(suspect).collect();
+                let frames = Arc::new(found.frames);
+                let kept = Some(Arc::clone(&frames));
+                let known = Known { file: file.clone(), frames: kept, suspect };
+                self.segments.insert(file.id, known);
+                frames
+            }
+        };
+        let held = (scanned.sources.len() < HELD_MAX).then_some(held);
+        Ok(Source { file: file.clone(), frames, held })
+    }
+
+    fn is_committed(&self, file: &SegmentFile) -> bool {
+        self.segments
+            .get(&file.id)
+            .is_some_and(|known| known.file == *file && known.frames.is_none())
+    }
+
+    /// Whether `file` was scanned as it is.
+    pub(super) fn knows(&self, file: &SegmentFile) -> bool {
+        self.segments.get(&file.id).is_some_and(|known| known.file == *file)
+    }
+
+    /// Offsets that damaged parts of the WAL may have held.
+    pub(super) fn suspect(&self) -> Vec<OffsetRange> {
+        self.segments.values().flat_map(|known| known.suspect.iter().copied()).collect()
+    }
+
+    /// Remembers that every batch of a segment is committed.
+    pub(super) fn committed(&mut self, file: &SegmentFile) {
+        if let Some(known) = self.segments.get_mut(&file.id)
+            && known.file == *file
+        {
+            known.frames = None;
+        }
+    }
+
+    /// Forgets what is not in `listed` any more, and what is too much to keep.
+    pub(super) fn trim(&mut self, listed: &HashSet<u64>) {
+        let mut room = REMEMBERED_FRAMES_MAX;
+        self.segments.retain(|id, known| {
+            let waiting = known.frames.as_ref().map_or(0, |frames| frames.len());
+            let fits = waiting <= room;
+            room -= if fits { waiting } else { 0 };
+            fits && listed.contains(id)
+        });
+    }
 }
 
-fn take(scanned: &mut Scanned, file: &SegmentFile, found: SegmentScan) {
-    let path = file.path.display();
-    for damage in &found.damaged {
-        scanned.suspect.extend(suspect(damage));
-        scanned.findings.push(Finding {
-            line: format!(
-                "{path}: bytes {}..{} are damaged: {}; what verifies around them is archived, \
-                 keep the file",
-                damage.start, damage.end, damage.why
-            ),
-            damage: true,
-        });
-    }
-    if let Some(at) = found.torn_at {
-        let torn = found.len.saturating_sub(at);
-        scanned.findings.push(Finding {
-            line: format!("{path}: ends in a torn frame of {torn} bytes at byte {at}, ignored"),
-            damage: false,
-        });
-    }
-    for line in found.skipped.lines() {
-        scanned.findings.push(Finding { line: format!("{path}: {line}"), damage: false });
-    }
-    let segment = scanned.segments.len() as u32;
-    scanned.frames.extend(found.frames.into_iter().map(|at| Frame { segment, at, known: false }));
-    scanned.segments.push(file.clone());
+/// The frames of `sources`, each with the number of its segment among them.
+pub(super) fn frames_of(sources: &[Source]) -> Vec<Frame> {
+    let numbered = sources.iter().enumerate();
+    numbered
+        .flat_map(|(segment, source)| {
+            let segment = segment as u32;
+            source.frames.iter().map(move |at| Frame { segment, at: *at, known: false })
+        })
+        .collect()
 }
 
 /// The offsets that a damaged part may have held: those between its neighbours.
@@ -90,33 +199,58 @@ fn suspect(damage: &Damage) -> Option<OffsetRange> {
     OffsetRange::new(from, to).or_else(|| OffsetRange::new(0, i64::MAX - 1))
 }
 
-/// Reads batches out of several segments, few files open at a time.
+fn findings(file: &SegmentFile, found: &SegmentScan) -> Vec<Finding> {
+    let path = file.path.display();
+    let mut findings = Vec::new();
+    for damage in &found.damaged {
+        let line = format!(
+            "{path}: bytes {}..{} are damaged: {}; what verifies around them is archived, keep \
+             the file",
+            damage.start, damage.end, damage.why
+        );
+        findings.push(Finding { line, damage: true });
+    }
+    if let Some(at) = found.torn_at {
+        let torn = found.len.saturating_sub(at);
+        let line = format!("{path}: ends in a torn frame of {torn} bytes at byte {at}, ignored");
+        findings.push(Finding { line, damage: false });
+    }
+    for line in found.skipped.lines() {
+        findings.push(Finding { line: format!("{path}: {line}"), damage: false });
+    }
+    findings
+}
+
+/// Reads batches out of several segments, few buffers at a time.
 #[derive(Debug)]
 pub(super) struct Segments<'a> {
     format: WalFormat,
-    dir: &'a PartitionDir,
-    files: &'a [SegmentFile],
+    tp: &'a TopicPartition,
+    sources: &'a [Source],
     open: BTreeMap<u32, SegmentReader>,
 }
 
 impl<'a> Segments<'a> {
-    pub(super) fn new(format: WalFormat, dir: &'a PartitionDir, files: &'a [SegmentFile]) -> Self {
-        Self { format, dir, files, open: BTreeMap::new() }
+    pub(super) fn new(format: WalFormat, tp: &'a TopicPartition, sources: &'a [Source]) -> Self {
+        Self { format, tp, sources, open: BTreeMap::new() }
     }
 
     /// The id of a segment, the first half of WAL order.
     pub(super) fn id(&self, segment: u32) -> u64 {
-        self.files[segment as usize].id
+        self.sources[segment as usize].file.id
     }
 
     /// The batch of `frame`, verified again. Blocking.
     pub(super) fn batch(&mut self, frame: &Frame) -> Result<CanonicalRecord, WalError> {
         if !self.open.contains_key(&frame.segment) {
-            if self.open.len() == OPEN_SEGMENTS_MAX {
+            if self.open.len() == READERS_MAX {
                 self.open.pop_first();
             }
-            let file = &self.files[frame.segment as usize];
-            let reader = SegmentReader::open(self.format, &self.dir.tp, file)?;
+            let source = &self.sources[frame.segment as usize];
+            let reader = match &source.held {
+                Some(held) => held.reader(self.format, self.tp)?,
+                None => SegmentReader::open(self.format, self.tp, &source.file)?,
+            };
             self.open.insert(frame.segment, reader);
         }
         let Some(reader) = self.open.get_mut(&frame.segment) else {

@@ -15,8 +15,9 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{PartitionDir, SegmentFile, WalError, WalFormat};
 use crate::record::{TopicName, TopicPartition};
@@ -273,9 +274,21 @@ fn segment(id: u64, path: PathBuf, metadata: &Metadata) -> io::Result<Option<Seg
     if !metadata.is_file() {
         return Ok(None);
     }
-    let since = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let modified_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-    Ok(Some(SegmentFile { id, path, len: metadata.len(), modified_ms }))
+    Ok(Some(SegmentFile {
+        id,
+        path,
+        len: metadata.len(),
+        modified_ms: unix_ms(metadata.modified()?),
+        // Many file systems have no birth time, which is no error.
+        created_ms: metadata.created().ok().map(unix_ms),
+        inode: metadata.ino(),
+    }))
+}
+
+/// Milliseconds since 1970; what lies before counts as 0.
+pub(super) fn unix_ms(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn is_decimal(text: &str) -> bool {

@@ -61,6 +61,17 @@ impl WalError {
         Self::Io { action, path: path.to_owned(), source }
     }
 
+    /// Whether the broker changed or removed the file meanwhile: what was listed is
+    /// out of date, and listing again says what is there now.
+    #[must_use]
+    pub fn is_change(&self) -> bool {
+        match self {
+            Self::Changed { .. } => true,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+
     /// The error of a failed read: an early end means that the file shrank.
     pub(super) fn read(path: &Path, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::UnexpectedEof {

@@ -1,9 +1,12 @@
 //! Owns the broker's WAL directory, as a reader: which files are segments, which
 //! frames in them verify, and the batches inside those frames.
 //!
-//! Does not own: which segments may be archived and when, the order of offsets,
-//! gaps and overlaps (`indexer`), and what a batch means (`record`). Nothing here
-//! writes, and nothing here is async.
+//! Also owns what can be said of a segment while the broker runs: what was seen of
+//! it ([`Observations`]) and whether it is closed ([`classify`]).
+//!
+//! Does not own: the order of offsets, gaps and overlaps, when to archive what
+//! (`indexer`), and what a batch means (`record`). Nothing here writes, and nothing
+//! here is async.
 //!
 //! ```text
 //!  WalDir --partitions--> PartitionDir { SegmentFile.. }   names and sizes only
@@ -19,25 +22,32 @@
 //! A damaged frame, segment or folder never stops the others: it is reported, as
 //! [`Damage`] or in [`Listing::findings`], and the walk goes on.
 
+mod broker;
 mod chronik;
+pub mod classify;
 mod dir;
 mod error;
+mod observe;
 mod reader;
 mod scan;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod window;
 
 use std::path::PathBuf;
 
 use crate::record::TopicPartition;
 
+pub use broker::{BrokerStart, BrokerStartError};
 pub use dir::{Listing, WalDir};
 pub use error::WalError;
-pub use reader::SegmentReader;
+pub use observe::{Change, Observations, Observed};
+pub use reader::{HeldSegment, SegmentReader};
 pub use scan::scan;
+pub use watch::Watch;
 
 /// How a broker writes its WAL. Closed: a new broker is a new variant here, a
 /// folder beside `chronik`, and an arm where the compiler asks for one.
@@ -59,7 +69,7 @@ pub struct PartitionDir {
 }
 
 /// One segment as the directory shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SegmentFile {
     /// The broker's number for it; used again once a folder was empty.
     pub id: u64,
@@ -69,6 +79,10 @@ pub struct SegmentFile {
     pub len: u64,
     /// Last modification, milliseconds since 1970.
     pub modified_ms: i64,
+    /// Birth, milliseconds since 1970, where the file system knows it.
+    pub created_ms: Option<i64>,
+    /// The file system's number of the file: another one is another file.
+    pub inode: u64,
 }
 
 /// What one segment holds.
@@ -84,6 +98,26 @@ pub struct SegmentScan {
     pub skipped: Skipped,
     /// Bytes scanned: the size of the file when the scan began.
     pub len: u64,
+}
+
+/// What the observer of a segment has to know of a scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gist {
+    /// Base offset and checksum of the first frame, which tells one content of a
+    /// segment from another.
+    pub head: Option<(i64, u32)>,
+    /// Whether the last frame ends where the file ends.
+    pub clean_end: bool,
+}
+
+impl SegmentScan {
+    /// What the observer has to know.
+    #[must_use]
+    pub fn gist(&self) -> Gist {
+        let head = self.frames.first().map(|frame| (frame.base, frame.wire_crc32c));
+        let damaged_end = self.damaged.last().is_some_and(|damage| damage.end >= self.len);
+        Gist { head, clean_end: self.torn_at.is_none() && !damaged_end }
+    }
 }
 
 /// One verified frame: where it lies and what it holds. Kept small, since a

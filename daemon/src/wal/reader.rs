@@ -12,6 +12,42 @@ use super::window::Window;
 use super::{FrameRef, SegmentFile, WalError, WalFormat, scan};
 use crate::record::{CanonicalRecord, TopicPartition};
 
+/// A segment that is held open, so that it can be read to its end though the
+/// broker deletes it. Costs one file descriptor and no buffer.
+#[derive(Debug)]
+pub struct HeldSegment {
+    handle: File,
+    file: SegmentFile,
+}
+
+impl HeldSegment {
+    /// Opens the segment.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(file: &SegmentFile) -> Result<Self, WalError> {
+        let (handle, _) = scan::open(file)?;
+        Ok(Self { handle, file: file.clone() })
+    }
+
+    /// A reader of it. Readers of one held segment share its place in the file:
+    /// only one may be in use.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn reader(
+        &self,
+        format: WalFormat,
+        tp: &TopicPartition,
+    ) -> Result<SegmentReader, WalError> {
+        let path = &self.file.path;
+        let handle = self.handle.try_clone().map_err(|error| WalError::io("open", path, error))?;
+        let metadata = handle.metadata().map_err(|error| WalError::io("read", path, error))?;
+        let window = Window::new(handle, metadata.len());
+        Ok(SegmentReader { format, tp: tp.clone(), file: self.file.clone(), window })
+    }
+}
+
 /// Reads the batches of one segment, in any order.
 ///
 /// Holds the file open, so that a segment which the broker deletes can be read to

@@ -48,7 +48,7 @@ impl Disk {
     }
 
     fn file(&self) -> SegmentFile {
-        SegmentFile { id: 0, path: self.path(), len: 0, modified_ms: 0 }
+        SegmentFile { id: 0, path: self.path(), len: 0, modified_ms: 0, created_ms: None, inode: 0 }
     }
 
     fn scan(&self) -> SegmentScan {

@@ -134,6 +134,31 @@ fn many_gaps_and_many_frames_do_not_multiply() {
     assert!(plan.runs.iter().all(|run| run.fill && run.chain.len() == 5));
 }
 
+#[test]
+fn a_cut_keeps_what_lies_before_the_hole_and_every_fill_and_latecomer() {
+    let archived = Archived { through: 20, gaps: vec![gap(5, 9, GapKind::Missing)], is_new: false };
+    let mut frames = [
+        frame(0, 0, 5, 9),
+        frame(0, 1, 12, 13),
+        frame(0, 2, 20, 24),
+        frame(0, 3, 30, 34),
+        frame(0, 4, 40, 44),
+        frame(1, 5, 41, 42),
+    ];
+    let whole = plan(&mut frames, &archived, &[]);
+    let starts = |plan: &Plan| plan.runs.iter().map(|run| run.start).collect::<Vec<_>>();
+
+    let mut none = whole.clone();
+    assert_eq!(none.cut(0).len(), 3);
+    assert_eq!((starts(&none), none.gaps.len()), (vec![5, 20], 0));
+    let mut one = whole.clone();
+    assert_eq!(one.cut(1).len(), 2);
+    assert_eq!((starts(&one), one.gaps), (vec![5, 20, 30], vec![gap(25, 29, GapKind::Missing)]));
+    let mut all = whole.clone();
+    assert!(all.cut(2).is_empty());
+    assert_eq!((all, whole.latecomers.len()), (whole, 1));
+}
+
 type Ranges = Vec<(i64, i64)>;
 
 /// The rule of the design, offset by offset, with no cleverness.

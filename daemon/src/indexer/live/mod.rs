@@ -1,0 +1,441 @@
+//! Owns archiving beside a broker that writes: which partitions have something to
+//! do now, one step of one partition, and leaving alone what fails.
+//!
+//! ```text
+//!  look:  list the WAL -> observe -> which partitions are due     every RESCAN, or woken
+//!  step:  classify -> scan what is ready -> plan, cut, archive    one partition
+//! ```
+//!
+//! The directory listing is the truth; a step trusts nothing older than the last one
+//! and ends with [`Progress::Changed`] where the broker was faster. A partition in
+//! which nothing changed costs its listing. Nothing here waits: time is the clock's,
+//! and the loop that calls is in [`run`](LiveIndexer::run).
+
+mod run;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::holes::{Holes, Present, Scene, SegmentKey};
+use super::partition::{Done, Ready, archive, blocking};
+use super::report::{Finding, PartitionReport};
+use super::scan::{Memory, Scanned};
+use super::{IndexError, Indexer, PARTITIONS_AT_ONCE};
+use crate::catalog::{Gap, Snapshot};
+use crate::clock::Clock;
+use crate::error::Classify;
+use crate::record::{OffsetRange, TopicPartition};
+use crate::task::{Backoff, Jitter, Leave};
+use crate::wal::classify::{Broker, Class, Facts, Rules};
+use crate::wal::{BrokerStart, Observations, Observed, SegmentFile, WalDir};
+
+pub use run::RESCAN;
+
+/// Pause before a partition is looked at again whose files changed under a step.
+const CHANGED_PAUSE: Duration = Duration::from_secs(1);
+/// How long a segment that cannot be read is left alone.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
+
+/// What may be archived when.
+#[derive(Clone, Debug)]
+pub struct LiveOptions {
+    /// Where the broker's start is to be learned.
+    pub broker: BrokerStart,
+    /// When a segment is closed, and when its frames may be taken.
+    pub rules: Rules,
+    /// How long a hole is waited for at most.
+    pub gap_timeout: Duration,
+}
+
+/// Archives what the broker's WAL holds, while the broker writes or after it.
+pub struct LiveIndexer {
+    indexer: Indexer,
+    wal: WalDir,
+    options: LiveOptions,
+    clock: Arc<dyn Clock>,
+    jitter: Jitter,
+    partitions: Mutex<BTreeMap<TopicPartition, Partition>>,
+    permits: Semaphore,
+}
+
+impl std::fmt::Debug for LiveIndexer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LiveIndexer").field("wal", &self.wal).finish_non_exhaustive()
+    }
+}
+
+/// What a look at the directory came to.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Partitions in which something may be archived now, ascending.
+    pub due: Vec<TopicPartition>,
+    /// All partitions, ascending.
+    pub all: Vec<TopicPartition>,
+    /// What could not be listed.
+    pub findings: Vec<String>,
+}
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Everything that is ready is committed.
+    Done,
+    /// These offsets are missing and may still come; what lies behind them waits.
+    Waiting(OffsetRange),
+    /// There is more than one step takes.
+    More,
+    /// The broker changed files meanwhile: look again.
+    Changed,
+    /// It failed, and is left alone for so long.
+    Failed(Leave),
+    /// The partition is gone, has a step under way, or the process stops.
+    Idle,
+}
+
+/// One partition between steps.
+#[derive(Debug)]
+struct Partition {
+    seen: Observations,
+    /// Away while a step has it.
+    work: Option<Work>,
+}
+
+/// What is remembered of a partition's steps.
+#[derive(Debug)]
+struct Work {
+    memory: Memory,
+    holes: Holes,
+    backoff: Backoff,
+    /// What the directory showed when a step last left nothing to do.
+    settled_on: Option<Signature>,
+    /// When there may be something to do though nothing changes.
+    wake_at: Option<Duration>,
+    /// When it may be tried again after a failure.
+    not_before: Duration,
+    /// The manifest that another writer committed last, and since when it is known.
+    other: Option<(u64, Duration)>,
+}
+
+impl Work {
+    fn new(gap_timeout: Duration) -> Self {
+        Self {
+            memory: Memory::default(),
+            holes: Holes::new(gap_timeout),
+            backoff: Backoff::default(),
+            settled_on: None,
+            wake_at: None,
+            not_before: Duration::ZERO,
+            other: None,
+        }
+    }
+
+    /// Since when the writer of `newest` is silent, where it is not `writer`.
+    fn other_silent_since(
+        &mut self,
+        newest: Option<&Snapshot>,
+        writer: &crate::catalog::WriterId,
+        now: Duration,
+    ) -> Option<Duration> {
+        let other = newest.filter(|newest| newest.writer() != writer).map(Snapshot::number);
+        self.other = other.map(|number| match self.other {
+            Some((known, since)) if known == number => (number, since),
+            _ => (number, now),
+        });
+        self.other.map(|(_, since)| since)
+    }
+}
+
+/// All that a step depends on of the directory. Of a segment that is not ready only
+/// that it is there: it may grow all the time.
+type Signature = Vec<(SegmentKey, Option<(bool, u64, i64)>)>;
+
+/// A segment as it stands now.
+struct Standing<'a> {
+    seen: &'a Observed,
+    class: Class,
+    /// Whether its frames may be archived.
+    ready: bool,
+}
+
+impl Partition {
+    fn standing(
+        &self,
+        broker: Broker,
+        rules: &Rules,
+        clock: &dyn Clock,
+    ) -> impl Iterator<Item = Standing<'_>> {
+        let classes = self.seen.classes(broker, rules, clock);
+        let ready = |facts: &Facts, class: Class| class.is_final() || rules.is_idle(facts);
+        self.seen
+            .segments()
+            .zip(classes.into_iter().map(move |(facts, class)| (ready(&facts, class), class)))
+            .map(|(seen, (ready, class))| Standing { seen, class, ready })
+    }
+}
+
+fn key(seen: &Observed) -> SegmentKey {
+    (seen.file.id, seen.life)
+}
+
+fn signature<'a>(standing: impl Iterator<Item = Standing<'a>>) -> Signature {
+    standing
+        .map(|segment| {
+            let file = &segment.seen.file;
+            let state = (segment.class.is_final(), file.len, file.modified_ms);
+            (key(segment.seen), segment.ready.then_some(state))
+        })
+        .collect()
+}
+
+/// What a step begins with.
+struct Begun {
+    work: Work,
+    broker: Broker,
+    ready: Vec<SegmentFile>,
+}
+
+/// What was known when a step planned.
+struct Planned {
+    ready: Ready,
+    scene: Scene,
+    /// `None` where some of it has to be looked at again.
+    signature: Option<Signature>,
+}
+
+impl LiveIndexer {
+    /// Archives from `wal`. `jitter` spreads waits.
+    #[must_use]
+    pub fn new(
+        indexer: Indexer,
+        wal: WalDir,
+        options: LiveOptions,
+        clock: Arc<dyn Clock>,
+        jitter: Jitter,
+    ) -> Self {
+        let permits = Semaphore::new(PARTITIONS_AT_ONCE);
+        Self { indexer, wal, options, clock, jitter, partitions: Mutex::default(), permits }
+    }
+
+    /// The WAL it archives.
+    #[must_use]
+    pub fn wal(&self) -> &WalDir {
+        &self.wal
+    }
+
+    /// Gives up every archive that is being built, soon. For the end of the process.
+    pub fn abandon(&self) {
+        self.indexer.abandon();
+    }
+
+    /// Lists the WAL and says which partitions are due. Blocking.
+    ///
+    /// # Errors
+    /// When the WAL directory itself cannot be listed.
+    pub fn look(&self) -> Result<Look, IndexError> {
+        let listing = self.wal.partitions()?;
+        let (broker, now) = (self.broker(), self.clock.monotonic());
+        let mut partitions = self.partitions();
+        let listed: HashSet<&TopicPartition> =
+            listing.partitions.iter().map(|dir| &dir.tp).collect();
+        partitions.retain(|tp, partition| {
+            let there = listed.contains(tp);
+            if !there {
+                tracing::info!(partition = %tp, "no segment is left of the partition");
+                partition.seen = Observations::default();
+            }
+            // A step under way has handles of its own and gives its work back here.
+            there || partition.work.is_none()
+        });
+        let mut look = Look { findings: listing.findings, ..Look::default() };
+        for dir in listing.partitions {
+            let partition = partitions.entry(dir.tp.clone()).or_insert_with(|| Partition {
+                seen: Observations::default(),
+                work: Some(Work::new(self.options.gap_timeout)),
+            });
+            for change in partition.seen.observe(&dir.segments, &*self.clock) {
+                tracing::warn!(partition = %dir.tp, "{change}");
+            }
+            if self.is_due(partition, broker, now) {
+                look.due.push(dir.tp.clone());
+            }
+            look.all.push(dir.tp);
+        }
+        Ok(look)
+    }
+
+    fn is_due(&self, partition: &Partition, broker: Broker, now: Duration) -> bool {
+        let Some(work) = &partition.work else { return false };
+        if now < work.not_before {
+            return false;
+        }
+        let seen = signature(partition.standing(broker, &self.options.rules, &*self.clock));
+        let any_ready = seen.iter().any(|(_, ready)| ready.is_some());
+        let woken = work.wake_at.is_some_and(|at| at <= now);
+        any_ready && (woken || work.settled_on.as_ref() != Some(&seen))
+    }
+
+    /// Archives what is ready in one partition, as the last [`Self::look`] saw it.
+    /// At most [`PARTITIONS_AT_ONCE`] steps work at a time, the others queue.
+    pub async fn step(&self, tp: &TopicPartition) -> (PartitionReport, Progress) {
+        let mut report = PartitionReport::new(tp.clone());
+        let Ok(_permit) = self.permits.acquire().await else { return (report, Progress::Idle) };
+        let Some(mut begun) = self.begin(tp) else { return (report, Progress::Idle) };
+        report.segments = begun.ready.len();
+        let outcome = self.advance(tp, &mut begun, &mut report).await;
+        let progress = self.end(tp, begun.work, outcome, &mut report);
+        (report, progress)
+    }
+
+    fn begin(&self, tp: &TopicPartition) -> Option<Begun> {
+        let broker = self.broker();
+        let mut partitions = self.partitions();
+        let partition = partitions.get_mut(tp)?;
+        let work = partition.work.take()?;
+        let standing = partition.standing(broker, &self.options.rules, &*self.clock);
+        let ready = standing.filter(|segment| segment.ready);
+        let ready = ready.map(|segment| segment.seen.file.clone()).collect();
+        Some(Begun { work, broker, ready })
+    }
+
+    async fn advance(
+        &self,
+        tp: &TopicPartition,
+        begun: &mut Begun,
+        report: &mut PartitionReport,
+    ) -> Result<Progress, IndexError> {
+        let work = &mut begun.work;
+        (work.settled_on, work.wake_at) = (None, None);
+        let mut memory = std::mem::take(&mut work.memory);
+        let (format, of, files) = (self.indexer.format, tp.clone(), begun.ready.clone());
+        let (memory, scanned) = blocking(move || {
+            let scanned = memory.scan(format, &of, &files);
+            Ok((memory, scanned))
+        })
+        .await?;
+        work.memory = memory;
+        let mut scanned = scanned?;
+        report.findings.append(&mut scanned.findings);
+        let (left_out, unreadable) = (scanned.left_out, !scanned.unreadable.is_empty());
+
+        let planned = self.plan(tp, begun.broker, &begun.work, scanned);
+        let Done { committed, hole } = {
+            let work = &mut begun.work;
+            let mut scene = planned.scene;
+            let (stopped, writer) =
+                (begun.broker == Broker::Stopped, self.indexer.catalog.writer());
+            let mut declarable = |gaps: &[Gap], newest: Option<&Snapshot>| {
+                if stopped {
+                    return gaps.len();
+                }
+                scene.other_silent_since = work.other_silent_since(newest, writer, scene.now);
+                work.holes.sight(gaps, &scene);
+                let declarable = work.holes.declarable(&scene);
+                work.wake_at = work.holes.wake_at(&scene);
+                declarable
+            };
+            archive(&self.indexer, planned.ready, &mut declarable, report).await?
+        };
+        let work = &mut begun.work;
+        for file in &committed {
+            work.memory.committed(file);
+        }
+        if unreadable {
+            let again = self.clock.monotonic() + UNREADABLE_PAUSE;
+            work.wake_at = Some(work.wake_at.map_or(again, |at| at.min(again)));
+        }
+        report.waits_for = hole;
+        if left_out {
+            return Ok(Progress::More);
+        }
+        work.settled_on = planned.signature;
+        Ok(hole.map_or(Progress::Done, Progress::Waiting))
+    }
+
+    /// Tells the observer what was scanned, and chooses what is ready by all that is
+    /// known now.
+    fn plan(&self, tp: &TopicPartition, broker: Broker, work: &Work, scanned: Scanned) -> Planned {
+        let Scanned { sources, gists, unreadable, .. } = scanned;
+        let mut suspect = work.memory.suspect();
+        if !unreadable.is_empty() {
+            // It may have held anything.
+            suspect.extend(OffsetRange::new(0, i64::MAX - 1));
+        }
+        let mut scene =
+            Scene { now: self.clock.monotonic(), segments: Vec::new(), other_silent_since: None };
+        let mut ready = Ready { tp: tp.clone(), sources, suspect };
+        let mut partitions = self.partitions();
+        let Some(partition) = partitions.get_mut(tp) else {
+            // Gone meanwhile; what is held can still be archived.
+            return Planned { ready, scene, signature: None };
+        };
+        for (file, gist) in gists {
+            if let Some(change) = partition.seen.scanned(&file, gist) {
+                tracing::warn!(partition = %tp, "{change}");
+            }
+        }
+        let rules = &self.options.rules;
+        let (mut may, mut all_known) = (HashSet::new(), true);
+        for segment in partition.standing(broker, rules, &*self.clock) {
+            let file = &segment.seen.file;
+            let known = work.memory.knows(file);
+            scene.segments.push(Present {
+                key: key(segment.seen),
+                is_final: segment.class.is_final() && known,
+            });
+            if segment.ready {
+                all_known &= known || unreadable.contains(&file.id);
+                may.insert(file);
+            }
+        }
+        // The end of a segment may have shown that it is not what it seemed.
+        ready.sources.retain(|source| may.contains(&source.file));
+        drop(may);
+        let seen = signature(partition.standing(broker, rules, &*self.clock));
+        Planned { ready, scene, signature: all_known.then_some(seen) }
+    }
+
+    fn end(
+        &self,
+        tp: &TopicPartition,
+        mut work: Work,
+        outcome: Result<Progress, IndexError>,
+        report: &mut PartitionReport,
+    ) -> Progress {
+        let now = self.clock.monotonic();
+        let progress = match outcome {
+            Ok(progress) => {
+                work.backoff.succeeded();
+                progress
+            }
+            Err(error) if error.is_change() => {
+                report.findings.push(Finding { line: error.to_string(), damage: false });
+                work.not_before = now + CHANGED_PAUSE;
+                Progress::Changed
+            }
+            Err(error) => {
+                let leave = work.backoff.failed(error.kind(), (self.jitter)());
+                work.not_before = now + leave.time();
+                report.error = Some(error);
+                Progress::Failed(leave)
+            }
+        };
+        let mut partitions = self.partitions();
+        if let Some(partition) = partitions.get_mut(tp) {
+            let listed = partition.seen.segments().map(|segment| segment.file.id).collect();
+            work.memory.trim(&listed);
+            partition.work = Some(work);
+        }
+        progress
+    }
+
+    fn broker(&self) -> Broker {
+        self.options.broker.broker(self.clock.now_ms())
+    }
+
+    fn partitions(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Partition>> {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
