@@ -150,6 +150,7 @@ impl Catalog {
     {
         let before = base.map(Snapshot::manifest);
         let log_start = edit.log_start.or(before.map(|m| m.log_start)).unwrap_or(0);
+        check_log_start(log_start, before.map(|m| m.archived_through), &edit)?;
         let (filled, mut gaps) = self.fill(base, &edit.add).await?;
         gaps.extend(&edit.gaps);
         let add = edit.add.into_iter().map(Item::Entry).chain(gaps.into_iter().map(Item::Gap));
@@ -258,6 +259,22 @@ impl Catalog {
             Some(newest) => Ok(CatalogError::Lost { newest }),
             None => Err(CatalogError::Unsettled { what: of.to_string() }),
         }
+    }
+}
+
+/// The log start follows what is archived and never runs ahead of it: what lay
+/// between would be told to nobody.
+fn check_log_start(
+    log_start: i64,
+    archived_through: Option<i64>,
+    edit: &Edit,
+) -> Result<(), CatalogError> {
+    let Some(through) = archived_through else { return Ok(()) };
+    let added = edit.add.iter().filter_map(ArchiveEntry::tile);
+    let added = added.chain(edit.gaps.iter().map(|gap| gap.range)).map(OffsetRange::end).max();
+    match OffsetRange::new(through.max(added.unwrap_or(0)), log_start - 1) {
+        Some(range) => Err(CatalogError::Hole { range }),
+        None => Ok(()),
     }
 }
 

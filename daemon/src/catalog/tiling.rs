@@ -29,18 +29,16 @@ pub(super) fn check(tiles: &[OffsetRange], log_start: i64) -> Result<(), Broken>
     Ok(())
 }
 
-/// Checks all `tiles` of a partition and returns the end of what they tile: the
-/// log start where there are none.
+/// Checks all `tiles` of a partition and returns the end of what they tile, which
+/// is the log start where they end before it.
 pub(super) fn end(tiles: &[OffsetRange], log_start: i64) -> Result<i64, Broken> {
     check(tiles, log_start)?;
     let (Some(first), Some(last)) = (tiles.first(), tiles.last()) else { return Ok(log_start) };
     if let Some(hole) = OffsetRange::new(log_start, first.base() - 1) {
         return Err(Broken::Hole(hole));
     }
-    if let Some(hole) = OffsetRange::new(last.end(), log_start - 1) {
-        return Err(Broken::Hole(hole));
-    }
-    Ok(last.end())
+    // Gaps below the log start are dropped, also those right before it.
+    Ok(last.end().max(log_start))
 }
 
 #[cfg(test)]
@@ -65,7 +63,7 @@ mod tests {
         assert_eq!(end(&[range(0, 4), range(7, 9)], 6), Err(Broken::Hole(range(6, 6))));
         assert_eq!(end(&[range(0, 4), range(7, 9)], 7), Ok(10));
         assert_eq!(end(&[range(2, 4)], 0), Err(Broken::Hole(range(0, 1))));
-        assert_eq!(end(&[range(2, 4)], 8), Err(Broken::Hole(range(5, 7))));
+        assert_eq!(end(&[range(2, 4)], 8), Ok(8));
     }
 
     #[test]

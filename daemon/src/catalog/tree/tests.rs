@@ -220,6 +220,18 @@ async fn take_step(tree: &mut Tree, step: Step) {
     }
 }
 
+#[test]
+fn a_log_start_that_drops_the_last_gaps_leaves_a_tree_that_ends_there() {
+    block_on(async {
+        let mut tree = Tree::new(SMALL);
+        for _ in 0..5 {
+            take_step(&mut tree, Step::Gap { len: 1 }).await;
+        }
+        take_step(&mut tree, Step::Retain { at: 5 }).await;
+        tree.check().await;
+    });
+}
+
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
