@@ -1,6 +1,7 @@
 //! The whole-system tests: one binary.
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a failed test should panic")]
+#![allow(clippy::disallowed_methods, reason = "a test of a real process waits by the real clock")]
 
 mod archive_format;
 mod borders;
