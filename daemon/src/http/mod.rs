@@ -113,7 +113,7 @@ fn text(status: StatusCode, media_type: &'static str, body: String) -> Answer {
 }
 
 /// Serves `site` on `bound` until `stop` is cancelled, then ends the answers under
-/// way, for at most [`DRAIN_MAX`].
+/// way, for at most `DRAIN_MAX`.
 pub async fn serve(bound: Bound, site: Site, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = TaskTracker::new();
