@@ -106,7 +106,7 @@ fn a_manifest_whose_parts_contradict_each_other_is_refused() {
         ("the entries", forged(|m| m.recent.gaps.truncate(1))),
         ("the entries", forged(|m| m.recent.entries.swap(0, 2))),
         ("the entries", forged(|m| m.recent.entries.push(entry(6, 99, 100)))),
-        ("the entries", forged(|m| m.log_start = 100 + 1)),
+        ("archived through", forged(|m| m.log_start = 100 + 1)),
         ("the gaps", forged(|m| m.recent.gaps.swap(0, 1))),
         ("the references", forged(|m| m.pages.swap(0, 1))),
         ("an entry", forged(|m| m.recent.entries[2].built_for = 7)),
