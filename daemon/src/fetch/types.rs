@@ -7,11 +7,6 @@ use crate::catalog::Gap;
 use crate::error::ErrorKind;
 use crate::record::{OffsetRange, TopicPartition};
 
-/// Bytes of one partition when the request names no limit: Kafka's
-/// `max.partition.fetch.bytes`.
-pub const PARTITION_BYTES_DEFAULT: u64 = 1 << 20;
-/// Bytes of a whole answer when the request names no limit: Kafka's `fetch.max.bytes`.
-pub const ANSWER_BYTES_DEFAULT: u64 = 50 << 20;
 /// Partitions of one request: brokers ask for a handful; more is a mistake.
 pub const PARTITIONS_MAX: usize = 1_000;
 
