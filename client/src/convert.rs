@@ -7,8 +7,8 @@ use tierd_proto::v1;
 use tonic::Code;
 
 use crate::describe::{
-    ArchiveInfo, Described, Description, ExplainedArchive, ExplainedRead, Explanation, IndexLevel,
-    ReadPurpose,
+    ArchiveInfo, Backlog, Described, Description, ExplainedArchive, ExplainedRead, Explanation,
+    IndexLevel, ReadPurpose,
 };
 use crate::error::ArchiveError;
 use crate::types::{
@@ -194,7 +194,18 @@ pub(crate) fn call_error(status: &tonic::Status, endpoint: &str) -> ArchiveError
 
 pub(crate) fn described(of: v1::PartitionDescription) -> Described {
     let result = describe(&of);
-    Described { topic: of.topic, partition: of.partition, result }
+    let backlog = of.backlog.map(backlog);
+    Described { topic: of.topic, partition: of.partition, result, backlog }
+}
+
+fn backlog(of: v1::Backlog) -> Backlog {
+    Backlog {
+        offsets: of.offsets,
+        bytes: of.bytes,
+        age: Duration::from_millis(of.age_ms.max(0).unsigned_abs()),
+        stall: Some(of.stall).filter(|stall| !stall.is_empty()),
+        quarantined: of.quarantined,
+    }
 }
 
 fn describe(of: &v1::PartitionDescription) -> Result<Description, ArchiveError> {

@@ -1,5 +1,7 @@
 //! Owns the plain types that tell what is archived, for tools and exporters.
 
+use std::time::Duration;
+
 use crate::error::ArchiveError;
 use crate::types::{Bounds, End, Gap, OffsetRange};
 
@@ -12,6 +14,25 @@ pub struct Described {
     pub partition: i32,
     /// The description.
     pub result: Result<Description, ArchiveError>,
+    /// What of the broker's WAL is not archived; `None` where the daemon that
+    /// answers does not archive this partition.
+    pub backlog: Option<Backlog>,
+}
+
+/// What of one partition of the broker's WAL is not archived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// Offsets from the end of the archive to the end of what was scanned.
+    pub offsets: u64,
+    /// Bytes of segments that are not archived, of growing ones too.
+    pub bytes: u64,
+    /// Time since the last write to the oldest segment that is not archived whole.
+    pub age: Duration,
+    /// Why it does not get on, in the words of the metric
+    /// `tierd_partitions_stalled`; `None` when it does.
+    pub stall: Option<String>,
+    /// Whether its last error does not pass by itself.
+    pub quarantined: bool,
 }
 
 /// What is archived of one partition.

@@ -91,8 +91,8 @@ pub use blocking::{BlockingArchiveClient, BlockingStream};
 pub use client::{ArchiveClient, ClientOptions};
 pub use counters::CounterValues;
 pub use describe::{
-    ArchiveInfo, Described, Description, ExplainedArchive, ExplainedRead, Explanation, IndexLevel,
-    ListArgs, ReadPurpose,
+    ArchiveInfo, Backlog, Described, Description, ExplainedArchive, ExplainedRead, Explanation,
+    IndexLevel, ListArgs, ReadPurpose,
 };
 pub use error::ArchiveError;
 pub use list::ArchiveList;

@@ -22,7 +22,7 @@ use crate::fetch::{self, Fetcher};
 use crate::grpc;
 use crate::health::Health;
 use crate::http::{self, Site};
-use crate::indexer::{Indexer, LiveIndexer, LiveOptions, RESCAN};
+use crate::indexer::{Indexer, LiveIndexer, LiveOptions, RESCAN, Watched};
 use crate::listen::Bound;
 use crate::metrics::{Metrics, StoreCount};
 use crate::read::{ArchiveReader, ReadOptions};
@@ -115,6 +115,7 @@ impl Rooms {
             self.reader.clone(),
             data.scratch(),
             ArchiveOptions::default(),
+            self.metrics.clone(),
         );
         let clock = Arc::clone(&self.clock);
         let live = LiveIndexer::new(indexer, wal, options, clock, jitter());
@@ -266,9 +267,9 @@ pub async fn archive_until_signal(
     let mut tasks = TaskSet::default();
     spawn_servers(&mut tasks, rooms, listeners);
     let ticker = Ticker::new(RESCAN, jitter(), wake);
-    let archiving = Arc::clone(&indexer);
+    let (archiving, watched) = (Arc::clone(&indexer), Watched::by(&rooms.health));
     tasks.spawn("archiving", |stop| async move {
-        archiving.run(ticker, stop).await;
+        archiving.run(ticker, watched, stop).await;
         Ok(())
     });
     let ended = run_to_the_end(tasks).await;

@@ -1,6 +1,8 @@
 //! One step of a live indexer after the other, on a real directory, with a clock
 //! that the test moves: when what is archived, and what is waited for.
 
+mod told;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use tierd::archive::ArchiveOptions;
 use tierd::catalog::{Catalog, ClusterName, Snapshot, WriterId};
 use tierd::clock::{Clock, ManualClock};
 use tierd::indexer::{Indexer, LiveIndexer, LiveOptions, Progress};
+use tierd::metrics::Metrics;
 use tierd::read::{ArchiveReader, ReadOptions};
 use tierd::record::{Codec, OffsetRange, TopicName, TopicPartition};
 use tierd::store::Store;
@@ -32,15 +35,17 @@ struct Bench {
     folder: tempfile::TempDir,
     clock: Arc<ManualClock>,
     store: Store,
-    live: LiveIndexer,
+    metrics: Metrics,
+    live: Arc<LiveIndexer>,
 }
 
 fn live(
     folder: &tempfile::TempDir,
     clock: &Arc<ManualClock>,
     store: &Store,
+    metrics: &Metrics,
     writer: &str,
-) -> LiveIndexer {
+) -> Arc<LiveIndexer> {
     static SEED: AtomicU8 = AtomicU8::new(0);
     let seed = SEED.fetch_add(1, Ordering::Relaxed);
     let next = AtomicU8::new(0);
@@ -60,21 +65,27 @@ fn live(
         ArchiveReader::new(store.clone(), ReadOptions::default()),
         folder.path().join("scratch"),
         ArchiveOptions::default(),
+        metrics.clone(),
     );
     let rules = Rules { rotated_bytes_min: ROTATED_BYTES_MIN, ..Rules::default() };
     let options = LiveOptions { broker: BrokerStart::At(STARTED), rules, gap_timeout: GAP_TIMEOUT };
     let wal = WalDir::open(&folder.path().join("wal"), WalFormat::Chronik).unwrap();
-    LiveIndexer::new(indexer, wal, options, time, Arc::new(|| 1.0))
+    Arc::new(LiveIndexer::new(indexer, wal, options, time, Arc::new(|| 1.0)))
 }
 
 impl Bench {
     fn new() -> Self {
+        Self::on(Store::open("memory:").unwrap())
+    }
+
+    fn on(store: Store) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("wal")).unwrap();
         let clock = ManualClock::at(STARTED + 1_000_000);
-        let store = Store::open("memory:").unwrap();
-        let live = live(&folder, &clock, &store, "me");
-        Self { folder, clock, store, live }
+        let time: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
+        let metrics = Metrics::new(time).unwrap();
+        let live = live(&folder, &clock, &store, &metrics, "me");
+        Self { folder, clock, store, metrics, live }
     }
 
     /// Writes a segment anew, last modified `at` seconds after the broker's start.
@@ -264,7 +275,7 @@ async fn a_hole_that_nothing_fills_becomes_a_gap_after_the_timeout() {
 async fn a_hole_is_the_last_committers_to_declare_until_he_is_silent() {
     let bench = Bench::new();
     bench.segment(0, -10, &[&batch(0)]);
-    let theirs = live(&bench.folder, &bench.clock, &bench.store, "they");
+    let theirs = live(&bench.folder, &bench.clock, &bench.store, &bench.metrics, "they");
     theirs.look().unwrap();
     assert_eq!(theirs.step(&tp()).await.1, Progress::Done);
 

@@ -272,6 +272,7 @@ fn indexer(rooms: &Rooms, folder: &Path) -> Arc<LiveIndexer> {
         rooms.reader.clone(),
         folder.join("scratch"),
         options,
+        rooms.metrics.clone(),
     );
     let wal = WalDir::open(&folder.join("wal"), format).unwrap();
     let offline = Config::default().live(true).unwrap();

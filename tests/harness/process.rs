@@ -183,14 +183,7 @@ impl Served {
     /// # Errors
     /// When nothing listens, or the answer is none.
     pub fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
-        let mut stream = TcpStream::connect(&self.http)?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: tierd\r\nconnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let none = || std::io::Error::other(format!("no answer: {answer:?}"));
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(none)?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        Ok((status.ok_or_else(none)?, body.to_owned()))
+        http_get(&self.http, path)
     }
 
     /// The series of the page of metrics with their values.
@@ -205,6 +198,21 @@ impl Served {
         };
         series.map(parse).collect()
     }
+}
+
+/// Status and body of a GET of `path` over HTTP from `address`.
+///
+/// # Errors
+/// When nothing listens, or the answer is none.
+pub fn http_get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: tierd\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let none = || std::io::Error::other(format!("no answer: {answer:?}"));
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(none)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.ok_or_else(none)?, body.to_owned()))
 }
 
 impl Drop for Served {

@@ -150,6 +150,13 @@ async fn a_description_is_told_partition_by_partition() {
         topic: "orders".into(),
         partition: 9,
         status: v1::Status::UnknownTopicOrPartition.into(),
+        backlog: Some(v1::Backlog {
+            offsets: 7,
+            bytes: 900,
+            age_ms: 1_500,
+            stall: "store".into(),
+            quarantined: false,
+        }),
         ..v1::PartitionDescription::default()
     };
     script.describe.lock().unwrap().extend([
@@ -164,6 +171,11 @@ async fn a_description_is_told_partition_by_partition() {
     let topic = "orders".into();
     let unknown = ArchiveError::UnknownTopicOrPartition { topic, partition: Some(9) };
     assert_eq!(described[1].result, Err(unknown));
+    assert_eq!(described[0].backlog, None);
+    let age = std::time::Duration::from_millis(1_500);
+    let stall = Some("store".to_owned());
+    let backlog = crate::Backlog { offsets: 7, bytes: 900, age, stall, quarantined: false };
+    assert_eq!(described[1].backlog, Some(backlog));
     assert_eq!(client.counters().retries, 1);
 }
 

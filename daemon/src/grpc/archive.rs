@@ -1,6 +1,7 @@
 //! Owns the calls of `tierd.v1.Archive`: each turns a request into a call of
 //! `fetch` and the answer into messages.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 
 use futures::Stream;
@@ -73,10 +74,21 @@ impl v1::archive_server::Archive for ArchiveService {
         &self,
         request: Request<DescribeArchiveRequest>,
     ) -> Result<Response<DescribeArchiveResponse>, Status> {
-        let asked = self.partitions(request.into_inner().partitions).await?;
+        let named = request.into_inner().partitions;
+        let of_wal = if named.is_empty() { self.metrics.partitions() } else { Vec::new() };
+        let mut asked = self.partitions(named).await?;
+        let archived: HashSet<&TopicPartition> = asked.iter().map(|(tp, _)| tp).collect();
+        let waiting: Vec<_> = of_wal.into_iter().filter(|tp| !archived.contains(tp)).collect();
+        if !waiting.is_empty() {
+            asked.extend(waiting.into_iter().map(|tp| (tp, None)));
+            asked.sort();
+        }
         let all = self.fetcher.describe_all(asked).await;
-        let partitions =
-            all.into_iter().map(|(tp, described)| convert::description(&tp, described)).collect();
+        let describe = |(tp, described)| {
+            let backlog = self.metrics.backlog(&tp).map(convert::backlog);
+            v1::PartitionDescription { backlog, ..convert::description(&tp, described) }
+        };
+        let partitions = all.into_iter().map(describe).collect();
         Ok(Response::new(DescribeArchiveResponse { partitions }))
     }
 

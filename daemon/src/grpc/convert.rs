@@ -12,6 +12,7 @@ use crate::fetch::{
     Overlaps, PARTITIONS_MAX, PartitionHeader, PartitionRequest, PartitionState, PartitionTrailer,
     Purpose,
 };
+use crate::metrics::{Backlog, Stall};
 use crate::record::{OffsetRange, TopicName, TopicPartition};
 
 /// When a caller may ask again after a store that did not answer, in milliseconds.
@@ -203,6 +204,17 @@ pub(super) fn description(
         min_timestamp: described.min_timestamp.unwrap_or(-1),
         max_timestamp: described.max_timestamp.unwrap_or(-1),
         ..named
+    }
+}
+
+/// A backlog and its age in milliseconds.
+pub(super) fn backlog((backlog, age_ms): (Backlog, i64)) -> v1::Backlog {
+    v1::Backlog {
+        offsets: backlog.offsets,
+        bytes: backlog.bytes,
+        age_ms,
+        stall: backlog.stall.map_or("", Stall::as_str).to_owned(),
+        quarantined: backlog.quarantined,
     }
 }
 

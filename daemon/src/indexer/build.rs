@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::IndexError;
 use super::plan::{Frame, Run};
 use super::scan::{Segments, Source};
+use super::{IndexError, Pulse};
 use crate::archive::{
     ArchiveIdentity, ArchiveOptions, ArchiveWriter, BuiltArchive, OpenTransaction, Room, WalRank,
 };
@@ -26,10 +26,13 @@ pub(super) struct Site {
     pub(super) scratch: PathBuf,
     /// Cancelled when nobody waits for the archive any more.
     pub(super) abandoned: CancellationToken,
+    pub(super) pulse: Pulse,
 }
 
 impl Site {
+    /// Says that another batch is packed, and whether anybody waits for it.
     fn still_wanted(&self) -> Result<(), IndexError> {
+        self.pulse.beat();
         if self.abandoned.is_cancelled() { Err(IndexError::Stopped) } else { Ok(()) }
     }
 

@@ -25,6 +25,7 @@ mod scratch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -32,14 +33,15 @@ use tokio_util::sync::CancellationToken;
 use crate::archive::{ArchiveError, ArchiveOptions};
 use crate::catalog::{Catalog, CatalogError};
 use crate::error::{Classify, ErrorKind, io_kind};
+use crate::metrics::Metrics;
 use crate::read::{ArchiveReader, ReadError};
-use crate::store::{Store, StoreError};
+use crate::store::{Op, Store, StoreError};
 use crate::wal::{WalError, WalFormat};
 
 use self::scratch::Scratch;
 
 pub use holes::GAP_TIMEOUT_DEFAULT;
-pub use live::{LiveIndexer, LiveOptions, Look, Progress, RESCAN};
+pub use live::{LiveIndexer, LiveOptions, Look, Progress, RESCAN, Watched};
 pub use report::{Finding, PartitionReport, RunReport};
 
 /// Partitions archived at once. One needs about 120 MiB and one core while it
@@ -122,10 +124,23 @@ pub struct Indexer {
     /// Set once the store has shown that it honours create-only writes.
     probed: OnceCell<()>,
     abandoned: CancellationToken,
+    metrics: Metrics,
+    pulse: Pulse,
+}
+
+/// Moves as long as work gets on: with each segment scanned and each batch packed.
+#[derive(Clone, Debug, Default)]
+struct Pulse(Arc<AtomicU64>);
+
+impl Pulse {
+    fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Indexer {
-    /// An indexer that builds archives in `scratch`, a folder of its own.
+    /// An indexer that builds archives in `scratch`, a folder of its own, and counts
+    /// in `metrics`.
     #[must_use]
     pub fn new(
         format: WalFormat,
@@ -134,7 +149,9 @@ impl Indexer {
         reader: ArchiveReader,
         scratch: PathBuf,
         options: ArchiveOptions,
+        metrics: Metrics,
     ) -> Self {
+        metrics.expect_of_steps(&Progress::WORDS);
         Self {
             format,
             catalog,
@@ -145,7 +162,17 @@ impl Indexer {
             options,
             probed: OnceCell::new(),
             abandoned: CancellationToken::new(),
+            metrics,
+            pulse: Pulse::default(),
         }
+    }
+
+    /// A number that moves as long as steps get on. An upload moves it with every
+    /// part, so only what truly stands still leaves it.
+    fn pulse(&self) -> u64 {
+        let requests = self.store.requests();
+        let sent = [Op::Put, Op::PutPart, Op::Create].map(|op| requests.of(op).requests);
+        self.pulse.0.load(Ordering::Relaxed) + sent.iter().sum::<u64>()
     }
 
     /// The scratch folder, made and emptied when first asked for.

@@ -11,6 +11,7 @@ use super::scan::{Segments, Source, drop_copies, frames_of, hull};
 use super::{IndexError, Indexer, RACES_MAX};
 use crate::archive::{ArchiveIdentity, BatchRef, BuiltArchive, OpenTransaction};
 use crate::catalog::{ArchiveEntry, CatalogError, Edit, Gap, Snapshot};
+use crate::metrics::Stage;
 use crate::read::ReadStats;
 use crate::record::{OffsetRange, TopicPartition};
 use crate::wal::SegmentFile;
@@ -56,10 +57,13 @@ pub(super) async fn archive(
         // After a race the frames are listed again: rare, and a second list of
         // millions of them would be in memory all the time.
         let found = frames(indexer, &tp, &sources, report).await?;
+        let timed = indexer.metrics.stage_begins(Stage::Compare);
         let snapshot = indexer.catalog.load(&tp, None).await?;
         let archived = archived(snapshot.as_deref()).await?;
+        report.archived_through = archived.through;
         let (mut frames, known) =
             drop_committed(indexer, snapshot.as_deref(), &archived, found).await?;
+        drop(timed);
         report.known = known;
         let mut plan = plan(&mut frames, &archived, &suspect);
         let declared = declarable(&plan.gaps, snapshot.as_deref());
@@ -75,11 +79,10 @@ pub(super) async fn archive(
             options: indexer.options,
             scratch: indexer.scratch().await?.folder().to_owned(),
             abandoned: indexer.abandoned.clone(),
+            pulse: indexer.pulse.clone(),
         };
         let mut carrier = Carrier { indexer, site, snapshot, report };
         if let Outcome::Done = carrier.carry_out(plan).await? {
-            report.archived_through =
-                carrier.snapshot.as_deref().map_or(0, Snapshot::archived_through);
             let numbered = (0..).zip(sources.iter());
             let committed = numbered.filter(|(number, _)| !waiting.contains(number));
             let committed = committed.map(|(_, source)| source.file.clone()).collect();
@@ -185,8 +188,10 @@ impl Carrier<'_> {
         while cursor.chain < run.chain.len() {
             let (site, job) = (self.site.clone(), Arc::clone(&run));
             let open = self.open_at(cursor.start, run.fill);
+            let timed = self.indexer.metrics.stage_begins(Stage::Build);
             let Built { archive, next } =
                 blocking(move || build(&site, &job, cursor, open)).await?;
+            drop(timed);
             let edit = Edit {
                 gaps: std::mem::take(&mut gaps),
                 open_transactions: Some(self.open_after(&archive, run.fill, cursor.start)),
@@ -205,7 +210,9 @@ impl Carrier<'_> {
         let mut rest = late;
         while !rest.is_empty() {
             let (site, now) = (self.site.clone(), rest.clone());
+            let timed = self.indexer.metrics.stage_begins(Stage::Build);
             let (archive, taken) = blocking(move || build_latecomers(&site, &now)).await?;
+            drop(timed);
             if let Outcome::Outrun = self.publish(archive, Edit::default()).await? {
                 return Ok(Outcome::Outrun);
             }
@@ -239,13 +246,17 @@ impl Carrier<'_> {
         let identity = &self.site.identity;
         let entry =
             ArchiveEntry::new(indexer.catalog.cluster(), identity, number, archive.summary.clone());
+        let timed = indexer.metrics.stage_begins(Stage::Upload);
         indexer.store.put_file(&entry.key(), &archive.path).await?;
+        drop(timed);
+        let timed = indexer.metrics.stage_begins(Stage::Commit);
         let gaps = edit.gaps.clone();
         let edit = Edit { add: vec![entry], ..edit };
         let committed = indexer
             .catalog
             .commit(&identity.tp, identity.incarnation, self.snapshot.clone(), edit)
             .await;
+        drop(timed);
         match committed {
             Ok(committed) => {
                 self.snapshot = Some(Arc::clone(committed.snapshot()));
@@ -265,6 +276,15 @@ impl Carrier<'_> {
             batches = summary.batches,
             bytes = summary.length,
             "archive committed"
+        );
+        let through = self.snapshot.as_deref().map_or(0, Snapshot::archived_through);
+        self.report.archived_through = through;
+        self.indexer.metrics.committed(
+            &self.site.identity.tp,
+            through,
+            u64::from(summary.batches) + u64::from(summary.overlaps),
+            summary.log_bytes,
+            summary.length,
         );
         self.report.archives += 1;
         if summary.tiles {

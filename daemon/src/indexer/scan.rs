@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Pulse;
 use super::plan::Frame;
 use super::report::Finding;
 use crate::record::{CanonicalRecord, OffsetRange, TopicPartition};
@@ -41,6 +42,17 @@ struct Known {
     frames: Option<Arc<Vec<FrameRef>>>,
     /// Offsets that a damaged part may have held.
     suspect: Vec<OffsetRange>,
+    /// Offset after the last batch, where there is one.
+    end: Option<i64>,
+}
+
+/// What of one segment is not known to be archived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Left {
+    /// Bytes of the file.
+    pub(super) bytes: u64,
+    /// Offset after its last batch, where it was scanned as it is.
+    pub(super) end: Option<i64>,
 }
 
 /// A segment whose frames are known.
@@ -76,10 +88,12 @@ impl Memory {
         format: WalFormat,
         tp: &TopicPartition,
         files: &[SegmentFile],
+        pulse: &Pulse,
     ) -> Result<Scanned, WalError> {
         let mut scanned = Scanned::default();
         let mut frames = 0;
         for file in files {
+            pulse.beat();
             if self.is_committed(file) {
                 continue;
             }
@@ -134,7 +148,8 @@ impl Memory {
                 let suspect = found.damaged.iter().filter_map(suspect).collect();
                 let frames = Arc::new(found.frames);
                 let kept = Some(Arc::clone(&frames));
-                let known = Known { file: file.clone(), frames: kept, suspect };
+                let end = frames.iter().map(|frame| frame.last() + 1).max();
+                let known = Known { file: file.clone(), frames: kept, suspect, end };
                 self.segments.insert(file.id, known);
                 frames
             }
@@ -152,6 +167,21 @@ impl Memory {
     /// Whether `file` was scanned as it is.
     pub(super) fn knows(&self, file: &SegmentFile) -> bool {
         self.segments.get(&file.id).is_some_and(|known| known.file == *file)
+    }
+
+    /// What of `file` is not archived as far as is known. Of one that grew since all
+    /// of it was, what it grew by.
+    pub(super) fn left(&self, file: &SegmentFile) -> Left {
+        let Some(known) = self.segments.get(&file.id) else {
+            return Left { bytes: file.len, end: None };
+        };
+        if known.file == *file {
+            let waits = known.frames.as_ref().is_some_and(|frames| !frames.is_empty());
+            return if waits { Left { bytes: file.len, end: known.end } } else { Left::default() };
+        }
+        let grew = known.frames.is_none() && known.file.inode == file.inode;
+        let archived = if grew { known.file.len.min(file.len) } else { 0 };
+        Left { bytes: file.len - archived, end: None }
     }
 
     /// Offsets that damaged parts of the WAL may have held.
@@ -333,6 +363,35 @@ mod tests {
         assert_eq!(drop_copies(&mut frames, read), 1);
         assert_eq!(frames.len(), 2);
         assert_eq!(drop_copies(&mut alike(1), |_| panic!("read")), 0);
+    }
+
+    #[test]
+    fn what_is_left_of_a_segment_is_what_no_step_has_archived() {
+        let file = |len, inode| SegmentFile {
+            id: 3,
+            path: "/wal/t/0/wal_0_3.log".into(),
+            len,
+            modified_ms: 1,
+            created_ms: None,
+            inode,
+        };
+        let mut memory = Memory::default();
+        let unscanned = |bytes| Left { bytes, end: None };
+        assert_eq!(memory.left(&file(500, 7)), unscanned(500));
+        let frames: Vec<FrameRef> = alike(2).iter().map(|frame| frame.at).collect();
+        let known = Known {
+            file: file(500, 7),
+            frames: Some(Arc::new(frames)),
+            suspect: Vec::new(),
+            end: Some(10),
+        };
+        memory.segments.insert(3, known);
+        assert_eq!(memory.left(&file(500, 7)), Left { bytes: 500, end: Some(10) });
+        memory.committed(&file(500, 7));
+        assert_eq!(memory.left(&file(500, 7)), Left::default());
+        assert_eq!(memory.left(&file(620, 7)), unscanned(120), "it grew");
+        assert_eq!(memory.left(&file(620, 8)), unscanned(620), "another file");
+        assert_eq!(memory.left(&file(90, 7)), unscanned(0), "emptied and filled again");
     }
 
     #[test]

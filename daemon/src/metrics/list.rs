@@ -6,15 +6,21 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
-use super::Outcome;
+use super::{Outcome, SegmentClass, Stage, Stall};
 
 /// Bounds of the fetch histogram in seconds: from a read out of the cache to the
 /// patience of a Kafka client (`request.timeout.ms`, 30 s) and a retry of it.
 const FETCH_SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Bounds of the archiving histogram in seconds: from a manifest on a local disk to
+/// an archive of 2 GiB over a slow line.
+const STAGE_SECONDS: &[f64] =
+    &[0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 1800.0];
 
 /// The caches that reads go through, as the label `cache` says them.
 pub(super) const CACHES: [&str; 2] = ["toc", "chunk"];
@@ -35,6 +41,24 @@ pub(super) struct List {
     pub(super) store_requests: IntCounterVec,
     pub(super) store_failures: IntCounterVec,
     pub(super) store_bytes: IntCounterVec,
+    pub(super) partitions: IntGauge,
+    pub(super) stalled: IntGaugeVec,
+    pub(super) quarantined: IntGauge,
+    pub(super) segments: IntGaugeVec,
+    pub(super) archived_through: IntGauge,
+    pub(super) lag_offsets: IntGauge,
+    pub(super) lag_offsets_worst: IntGauge,
+    pub(super) lag_bytes: IntGauge,
+    pub(super) lag_bytes_worst: IntGauge,
+    pub(super) lag_seconds: Gauge,
+    pub(super) lag_seconds_worst: Gauge,
+    pub(super) committed_archives: IntCounter,
+    pub(super) committed_batches: IntCounter,
+    pub(super) committed_bytes: IntCounter,
+    pub(super) last_commit: Gauge,
+    pub(super) steps: IntCounterVec,
+    pub(super) steps_in_flight: IntGauge,
+    pub(super) stage_duration: HistogramVec,
 }
 
 impl List {
@@ -123,6 +147,85 @@ impl List {
                 "op",
                 &[],
             )?,
+            partitions: to.gauge("tierd_partitions", "Partitions of the WAL directory.")?,
+            stalled: to.gauges(
+                "tierd_partitions_stalled",
+                "Partitions that have something to archive and do not get on, by reason.",
+                "reason",
+                &Stall::ALL.map(Stall::as_str),
+            )?,
+            quarantined: to.gauge(
+                "tierd_partitions_quarantined",
+                "Partitions whose last error does not pass by itself; tried again every 10 minutes.",
+            )?,
+            segments: to.gauges(
+                "tierd_wal_segments",
+                "Segments in the WAL directory, by class.",
+                "class",
+                &SegmentClass::ALL.map(SegmentClass::as_str),
+            )?,
+            archived_through: to.gauge(
+                "tierd_archived_through_offsets",
+                "Sum over partitions of the offset before which everything is archived or declared a gap.",
+            )?,
+            lag_offsets: to.gauge(
+                "tierd_archive_lag_offsets",
+                "Sum over partitions of the offsets scanned in the WAL that are not archived.",
+            )?,
+            lag_offsets_worst: to.gauge(
+                "tierd_archive_lag_worst_offsets",
+                "Offsets not archived of the partition that has most of them.",
+            )?,
+            lag_bytes: to.gauge(
+                "tierd_archive_lag_bytes",
+                "Sum over partitions of the bytes in the WAL that are not archived, segments that grow included.",
+            )?,
+            lag_bytes_worst: to.gauge(
+                "tierd_archive_lag_worst_bytes",
+                "Bytes not archived of the partition that has most of them.",
+            )?,
+            lag_seconds: to.keep(Gauge::new(
+                "tierd_archive_lag_seconds",
+                "Sum over partitions of the age of the oldest segment that is not archived whole.",
+            )?)?,
+            lag_seconds_worst: to.keep(Gauge::new(
+                "tierd_archive_lag_worst_seconds",
+                "Time since the last write to the oldest segment of all that is not archived whole.",
+            )?)?,
+            committed_archives: to
+                .counter("tierd_committed_archives_total", "Archives committed.")?,
+            committed_batches: to
+                .counter("tierd_committed_batches_total", "Record batches in committed archives.")?,
+            committed_bytes: to
+                .counter("tierd_committed_bytes_total", "Bytes of committed archives.")?,
+            last_commit: to.keep(Gauge::new(
+                "tierd_last_commit_timestamp_seconds",
+                "When this process last committed an archive, in Unix time; 0 before the first.",
+            )?)?,
+            steps: to.counters(
+                "tierd_archive_steps_total",
+                "Steps of archiving one partition that ended, by how.",
+                "outcome",
+                &[],
+            )?,
+            steps_in_flight: to.gauge(
+                "tierd_archive_in_flight_steps",
+                "Steps of archiving one partition that are under way.",
+            )?,
+            stage_duration: {
+                let durations = to.keep(HistogramVec::new(
+                    HistogramOpts::new(
+                        "tierd_archive_stage_duration_seconds",
+                        "Time of one part of archiving: scan, compare, build, upload, commit.",
+                    )
+                    .buckets(STAGE_SECONDS.to_vec()),
+                    &["stage"],
+                )?)?;
+                for stage in Stage::ALL {
+                    durations.with_label_values(&[stage.as_str()]);
+                }
+                durations
+            },
         })
     }
 }

@@ -4,9 +4,11 @@
 //! as an argument; nothing here is global, so that two daemons in one process, as
 //! in a test, never share a number.
 //!
-//! Two ways in: rooms call a method as something happens ([`Metrics::fetch_begins`]),
-//! or are asked when the page is asked for ([`Metrics::count_store_by`]).
+//! Three ways in: rooms call a method as something happens ([`Metrics::fetch_begins`],
+//! [`Metrics::committed`]), tell where they stand ([`Metrics::stands`]), or are asked
+//! when the page is asked for ([`Metrics::count_store_by`]).
 
+mod archiving;
 mod list;
 
 use std::fmt;
@@ -15,8 +17,12 @@ use std::time::Duration;
 
 use prometheus::{Registry, TextEncoder};
 
+use self::archiving::Backlogs;
 use self::list::List;
 use crate::clock::Clock;
+use crate::record::TopicPartition;
+
+pub use archiving::{Backlog, SegmentClass, Stage, Stall};
 
 /// Media type of the page: the text format of Prometheus.
 pub const MEDIA_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -107,6 +113,7 @@ struct Inner {
 #[derive(Default)]
 struct Gathered {
     store: Option<StoreCounts>,
+    backlogs: Backlogs,
 }
 
 impl fmt::Debug for Metrics {
@@ -151,6 +158,69 @@ impl Metrics {
         self.inner.list.fetch_requests.with_label_values(&[refused]).inc();
     }
 
+    /// Makes the page show `outcomes` of steps before one occurs.
+    pub fn expect_of_steps(&self, outcomes: &[&str]) {
+        for outcome in outcomes {
+            self.inner.list.steps.with_label_values(&[outcome]);
+        }
+    }
+
+    /// Tells where a partition of the WAL stands.
+    pub fn stands(&self, tp: &TopicPartition, backlog: Backlog) {
+        self.gathered().backlogs.set(tp, backlog);
+    }
+
+    /// Forgets a partition that left the WAL directory.
+    pub fn forget(&self, tp: &TopicPartition) {
+        self.gathered().backlogs.forget(tp);
+    }
+
+    /// Where a partition of the WAL stands, and the age of its backlog in
+    /// milliseconds; `None` where this daemon archives none of that name.
+    #[must_use]
+    pub fn backlog(&self, tp: &TopicPartition) -> Option<(Backlog, i64)> {
+        let backlog = self.gathered().backlogs.of(tp)?;
+        Some((backlog, backlog.age_ms(self.inner.clock.now_ms())))
+    }
+
+    /// The partitions of the WAL, ascending.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<TopicPartition> {
+        self.gathered().backlogs.partitions().cloned().collect()
+    }
+
+    /// An archive of `tp` was committed, which is archived up to `through` now: so
+    /// many batches, bytes of log and bytes of object.
+    pub fn committed(
+        &self,
+        tp: &TopicPartition,
+        through: i64,
+        batches: u64,
+        log_bytes: u64,
+        bytes: u64,
+    ) {
+        let list = &self.inner.list;
+        list.committed_archives.inc();
+        list.committed_batches.inc_by(batches);
+        list.committed_bytes.inc_by(bytes);
+        list.last_commit.set(self.inner.clock.now_ms() as f64 / 1e3);
+        self.gathered().backlogs.shrink(tp, through, log_bytes);
+    }
+
+    /// A step of archiving begins; it is counted when what is returned is dropped.
+    #[must_use]
+    pub fn step_begins(&self) -> StepCall {
+        self.inner.list.steps_in_flight.inc();
+        StepCall { metrics: self.clone() }
+    }
+
+    /// A part of a step begins; its time is taken when what is returned is dropped.
+    #[must_use]
+    pub fn stage_begins(&self, stage: Stage) -> StageCall {
+        let began = self.inner.clock.monotonic();
+        StageCall { metrics: self.clone(), stage, began }
+    }
+
     /// Reads the store's counters from `counts` whenever the page is asked for.
     pub fn count_store_by(&self, counts: impl Fn() -> Vec<StoreCount> + Send + Sync + 'static) {
         self.gathered().store = Some(Box::new(counts));
@@ -174,6 +244,7 @@ impl Metrics {
                 counter.inc_by(total.saturating_sub(counter.get()));
             }
         }
+        gathered.backlogs.sum_up(list, self.inner.clock.now_ms());
         Ok(TextEncoder::new().encode_to_string(&self.inner.registry.gather())?)
     }
 
@@ -230,6 +301,41 @@ impl Drop for FetchCall {
         list.fetch_in_flight.dec();
         list.fetch_duration.observe(took.as_secs_f64());
         list.fetch_requests.with_label_values(&[self.outcome.as_str()]).inc();
+    }
+}
+
+/// One step of archiving under way.
+#[derive(Debug)]
+pub struct StepCall {
+    metrics: Metrics,
+}
+
+impl StepCall {
+    /// It ended so, one of the words given to [`Metrics::expect_of_steps`].
+    pub fn ends(self, outcome: &str) {
+        self.metrics.inner.list.steps.with_label_values(&[outcome]).inc();
+    }
+}
+
+impl Drop for StepCall {
+    fn drop(&mut self) {
+        self.metrics.inner.list.steps_in_flight.dec();
+    }
+}
+
+/// One part of a step under way.
+#[derive(Debug)]
+pub struct StageCall {
+    metrics: Metrics,
+    stage: Stage,
+    began: Duration,
+}
+
+impl Drop for StageCall {
+    fn drop(&mut self) {
+        let took = self.metrics.inner.clock.monotonic().saturating_sub(self.began);
+        let times = &self.metrics.inner.list.stage_duration;
+        times.with_label_values(&[self.stage.as_str()]).observe(took.as_secs_f64());
     }
 }
 

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::clock::ManualClock;
+use crate::record::TopicName;
 
 const NOW_MS: i64 = 1_800_000_000_000;
 
@@ -10,6 +11,10 @@ fn metrics() -> (Metrics, Arc<ManualClock>) {
     let clock = ManualClock::at(NOW_MS);
     let as_clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
     (Metrics::new(as_clock).unwrap(), clock)
+}
+
+fn tp(topic: &str) -> TopicPartition {
+    TopicPartition::new(TopicName::new(topic).unwrap(), 0).unwrap()
 }
 
 #[track_caller]
@@ -23,6 +28,7 @@ fn shows(metrics: &Metrics, series: &str, value: &str) {
 fn every_metric_has_our_prefix_a_type_and_a_help_that_is_a_sentence() {
     let (metrics, _) = metrics();
     metrics.expect_of_fetches(&["ok"], &["store"]);
+    metrics.expect_of_steps(&["done"]);
     metrics.count_store_by(|| vec![StoreCount { op: "get", requests: 0, failures: 0, bytes: 0 }]);
     let page = metrics.page().unwrap();
     let named = |comment: &str| -> BTreeSet<String> {
@@ -31,7 +37,7 @@ fn every_metric_has_our_prefix_a_type_and_a_help_that_is_a_sentence() {
     };
     assert_eq!(named("# HELP "), named("# TYPE "));
     // The list's fields and build_info: nothing is registered and then not shown.
-    assert_eq!(named("# TYPE ").len(), 15, "{page}");
+    assert_eq!(named("# TYPE ").len(), 33, "{page}");
     for line in page.lines() {
         match line.strip_prefix("# HELP ") {
             Some(help) => assert!(help.starts_with("tierd_") && help.ends_with('.'), "{line}"),
@@ -115,4 +121,118 @@ fn store_counters_are_read_anew_for_each_page_and_never_added_twice() {
     shows(&metrics, "tierd_store_requests_total{op=\"get\"}", "5");
     shows(&metrics, "tierd_store_failures_total{op=\"get\"}", "1");
     shows(&metrics, "tierd_store_bytes_total{op=\"get\"}", "50");
+}
+
+#[test]
+fn partitions_are_told_as_sums_and_worst_cases_and_never_by_name() {
+    let (metrics, clock) = metrics();
+    let behind = Backlog {
+        archived_through: 100,
+        offsets: 40,
+        bytes: 4_000,
+        oldest_ms: Some(NOW_MS - 90_000),
+        segments: [3, 2, 1],
+        stall: Some(Stall::Store),
+        quarantined: false,
+    };
+    let broken = Backlog {
+        archived_through: 7,
+        offsets: 60,
+        bytes: 100,
+        oldest_ms: Some(NOW_MS - 1_000),
+        segments: [1, 0, 1],
+        stall: Some(Stall::Corrupt),
+        quarantined: true,
+    };
+    metrics.stands(&tp("orders"), behind);
+    metrics.stands(&tp("payments"), broken);
+    // A page is as old as the moment it is asked for: the lag of a stuck loop grows.
+    clock.advance(Duration::from_millis(500));
+    for (series, value) in [
+        ("tierd_partitions", "2"),
+        ("tierd_archived_through_offsets", "107"),
+        ("tierd_archive_lag_offsets", "100"),
+        ("tierd_archive_lag_worst_offsets", "60"),
+        ("tierd_archive_lag_bytes", "4100"),
+        ("tierd_archive_lag_worst_bytes", "4000"),
+        ("tierd_archive_lag_seconds", "92"),
+        ("tierd_archive_lag_worst_seconds", "90.5"),
+        ("tierd_wal_segments{class=\"closed\"}", "4"),
+        ("tierd_wal_segments{class=\"provisional\"}", "2"),
+        ("tierd_partitions_stalled{reason=\"store\"}", "1"),
+        ("tierd_partitions_stalled{reason=\"corrupt\"}", "1"),
+        ("tierd_partitions_stalled{reason=\"hole\"}", "0"),
+        ("tierd_partitions_quarantined", "1"),
+    ] {
+        shows(&metrics, series, value);
+    }
+    assert!(!metrics.page().unwrap().contains("orders"), "a topic is named");
+    assert_eq!(metrics.partitions(), [tp("orders"), tp("payments")]);
+    assert_eq!(metrics.backlog(&tp("payments")), Some((broken, 1_500)));
+
+    metrics.forget(&tp("payments"));
+    assert_eq!(metrics.backlog(&tp("payments")), None);
+    metrics.stands(&tp("orders"), Backlog { archived_through: 140, ..Backlog::default() });
+    for (series, value) in [
+        ("tierd_partitions", "1"),
+        ("tierd_archived_through_offsets", "140"),
+        ("tierd_archive_lag_worst_seconds", "0"),
+        ("tierd_partitions_stalled{reason=\"store\"}", "0"),
+        ("tierd_partitions_quarantined", "0"),
+    ] {
+        shows(&metrics, series, value);
+    }
+}
+
+#[test]
+fn a_commit_is_counted_with_its_time_and_shrinks_the_backlog_at_once() {
+    let (metrics, _) = metrics();
+    let behind = Backlog { archived_through: 100, offsets: 40, bytes: 4_000, ..Backlog::default() };
+    metrics.stands(&tp("orders"), behind);
+    metrics.committed(&tp("orders"), 130, 10, 3_500, 2_000);
+    let left = metrics.backlog(&tp("orders")).unwrap().0;
+    assert_eq!((left.archived_through, left.offsets, left.bytes), (130, 10, 500));
+    // More than was known of, and a partition that nobody told of.
+    metrics.committed(&tp("orders"), 200, 1, 9_999, 500);
+    metrics.committed(&tp("unknown"), 5, 0, 0, 0);
+    let left = metrics.backlog(&tp("orders")).unwrap().0;
+    assert_eq!((left.archived_through, left.offsets, left.bytes), (200, 0, 0));
+    shows(&metrics, "tierd_committed_archives_total", "3");
+    shows(&metrics, "tierd_committed_batches_total", "11");
+    shows(&metrics, "tierd_committed_bytes_total", "2500");
+    shows(&metrics, "tierd_last_commit_timestamp_seconds", "1800000000");
+}
+
+#[test]
+fn steps_and_their_stages_are_counted_with_their_time() {
+    let (metrics, clock) = metrics();
+    metrics.expect_of_steps(&["done", "failed"]);
+    let step = metrics.step_begins();
+    shows(&metrics, "tierd_archive_in_flight_steps", "1");
+    let stage = metrics.stage_begins(Stage::Upload);
+    clock.advance(Duration::from_secs(3));
+    drop(stage);
+    step.ends("failed");
+    drop(metrics.step_begins());
+    for (series, value) in [
+        ("tierd_archive_in_flight_steps", "0"),
+        ("tierd_archive_steps_total{outcome=\"failed\"}", "1"),
+        ("tierd_archive_steps_total{outcome=\"done\"}", "0"),
+        ("tierd_archive_stage_duration_seconds_sum{stage=\"upload\"}", "3"),
+        ("tierd_archive_stage_duration_seconds_count{stage=\"scan\"}", "0"),
+    ] {
+        shows(&metrics, series, value);
+    }
+}
+
+#[test]
+fn every_word_of_a_label_is_used_once() {
+    let words: [Vec<&str>; 3] = [
+        Stall::ALL.map(Stall::as_str).to_vec(),
+        SegmentClass::ALL.map(SegmentClass::as_str).to_vec(),
+        Stage::ALL.map(Stage::as_str).to_vec(),
+    ];
+    for words in words {
+        assert_eq!(words.iter().collect::<BTreeSet<_>>().len(), words.len(), "{words:?}");
+    }
 }

@@ -11,6 +11,7 @@
 //! which nothing changed costs its listing. Nothing here waits: time is the clock's,
 //! and the loop that calls is in [`run`](LiveIndexer::run).
 
+mod backlog;
 mod run;
 
 use std::collections::{BTreeMap, HashSet};
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use self::backlog::Standstill;
 use super::holes::{Holes, Present, Scene, SegmentKey};
 use super::partition::{Done, Ready, archive, blocking};
 use super::report::{Finding, PartitionReport};
@@ -27,12 +29,13 @@ use super::{IndexError, Indexer, PARTITIONS_AT_ONCE};
 use crate::catalog::{Gap, Snapshot};
 use crate::clock::Clock;
 use crate::error::Classify;
+use crate::metrics::{Metrics, Stage, Stall};
 use crate::record::{OffsetRange, TopicPartition};
 use crate::task::{Backoff, Jitter, Leave};
 use crate::wal::classify::{Broker, Class, Facts, Rules};
 use crate::wal::{BrokerStart, Observations, Observed, SegmentFile, WalDir};
 
-pub use run::RESCAN;
+pub use run::{RESCAN, Watched};
 
 /// Pause before a partition is looked at again whose files changed under a step.
 const CHANGED_PAUSE: Duration = Duration::from_secs(1);
@@ -95,6 +98,24 @@ pub enum Progress {
     Idle,
 }
 
+impl Progress {
+    /// Every word of [`Self::as_str`].
+    pub const WORDS: [&str; 6] = ["done", "waiting", "more", "changed", "failed", "idle"];
+
+    /// One word, as metrics use it.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Waiting(_) => "waiting",
+            Self::More => "more",
+            Self::Changed => "changed",
+            Self::Failed(_) => "failed",
+            Self::Idle => "idle",
+        }
+    }
+}
+
 /// One partition between steps.
 #[derive(Debug)]
 struct Partition {
@@ -117,6 +138,8 @@ struct Work {
     not_before: Duration,
     /// The manifest that another writer committed last, and since when it is known.
     other: Option<(u64, Duration)>,
+    /// How the last step left it.
+    standstill: Standstill,
 }
 
 impl Work {
@@ -129,6 +152,7 @@ impl Work {
             wake_at: None,
             not_before: Duration::ZERO,
             other: None,
+            standstill: Standstill::default(),
         }
     }
 
@@ -244,6 +268,7 @@ impl LiveIndexer {
             let there = listed.contains(tp);
             if !there {
                 tracing::info!(partition = %tp, "no segment is left of the partition");
+                self.metrics().forget(tp);
                 partition.seen = Observations::default();
             }
             // A step under way has handles of its own and gives its work back here.
@@ -261,6 +286,7 @@ impl LiveIndexer {
             if self.is_due(partition, broker, now) {
                 look.due.push(dir.tp.clone());
             }
+            self.tell(&dir.tp, partition, partition.work.as_ref(), broker);
             look.all.push(dir.tp);
         }
         Ok(look)
@@ -277,15 +303,30 @@ impl LiveIndexer {
         any_ready && (woken || work.settled_on.as_ref() != Some(&seen))
     }
 
+    /// Tells where a partition stands; `work` is away while a step has it.
+    fn tell(
+        &self,
+        tp: &TopicPartition,
+        partition: &Partition,
+        work: Option<&Work>,
+        broker: Broker,
+    ) {
+        let Some(work) = work else { return };
+        let standing = partition.standing(broker, &self.options.rules, &*self.clock);
+        self.metrics().stands(tp, partition.backlog(standing, work));
+    }
+
     /// Archives what is ready in one partition, as the last [`Self::look`] saw it.
     /// At most [`PARTITIONS_AT_ONCE`] steps work at a time, the others queue.
     pub async fn step(&self, tp: &TopicPartition) -> (PartitionReport, Progress) {
         let mut report = PartitionReport::new(tp.clone());
         let Ok(_permit) = self.permits.acquire().await else { return (report, Progress::Idle) };
         let Some(mut begun) = self.begin(tp) else { return (report, Progress::Idle) };
+        let counted = self.metrics().step_begins();
         report.segments = begun.ready.len();
         let outcome = self.advance(tp, &mut begun, &mut report).await;
         let progress = self.end(tp, begun.work, outcome, &mut report);
+        counted.ends(progress.as_str());
         (report, progress)
     }
 
@@ -310,11 +351,13 @@ impl LiveIndexer {
         (work.settled_on, work.wake_at) = (None, None);
         let mut memory = std::mem::take(&mut work.memory);
         let (format, of, files) = (self.indexer.format, tp.clone(), begun.ready.clone());
+        let (pulse, timed) = (self.indexer.pulse.clone(), self.metrics().stage_begins(Stage::Scan));
         let (memory, scanned) = blocking(move || {
-            let scanned = memory.scan(format, &of, &files);
+            let scanned = memory.scan(format, &of, &files, &pulse);
             Ok((memory, scanned))
         })
         .await?;
+        drop(timed);
         work.memory = memory;
         let mut scanned = scanned?;
         report.findings.append(&mut scanned.findings);
@@ -324,9 +367,13 @@ impl LiveIndexer {
         let Done { committed, hole } = {
             let work = &mut begun.work;
             let mut scene = planned.scene;
-            let (stopped, writer) =
-                (begun.broker == Broker::Stopped, self.indexer.catalog.writer());
+            let (broker, writer) = (begun.broker, self.indexer.catalog.writer());
+            let stopped = broker == Broker::Stopped;
             let mut declarable = |gaps: &[Gap], newest: Option<&Snapshot>| {
+                work.standstill.through = Some(newest.map_or(0, Snapshot::archived_through));
+                if let Some(partition) = self.partitions().get(tp) {
+                    self.tell(tp, partition, Some(work), broker);
+                }
                 if stopped {
                     return gaps.len();
                 }
@@ -405,9 +452,13 @@ impl LiveIndexer {
         report: &mut PartitionReport,
     ) -> Progress {
         let now = self.clock.monotonic();
+        work.standstill.through =
+            work.standstill.through.map(|through| through.max(report.archived_through));
         let progress = match outcome {
             Ok(progress) => {
                 work.backoff.succeeded();
+                let hole = matches!(progress, Progress::Waiting(_));
+                work.standstill.stalled(hole.then_some(Stall::Hole));
                 progress
             }
             Err(error) if error.is_change() => {
@@ -417,6 +468,7 @@ impl LiveIndexer {
             }
             Err(error) => {
                 let leave = work.backoff.failed(error.kind(), (self.jitter)());
+                work.standstill.failed(&error, leave);
                 work.not_before = now + leave.time();
                 report.error = Some(error);
                 Progress::Failed(leave)
@@ -426,9 +478,14 @@ impl LiveIndexer {
         if let Some(partition) = partitions.get_mut(tp) {
             let listed = partition.seen.segments().map(|segment| segment.file.id).collect();
             work.memory.trim(&listed);
+            self.tell(tp, partition, Some(&work), self.broker());
             partition.work = Some(work);
         }
         progress
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.indexer.metrics
     }
 
     fn broker(&self) -> Broker {

@@ -10,6 +10,7 @@ use futures::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
 use super::{LiveIndexer, Look, Progress};
+use crate::health::{self, Health};
 use crate::indexer::partition::blocking;
 use crate::indexer::report::{PartitionReport, RunReport};
 use crate::indexer::{IndexError, PARTITIONS_AT_ONCE};
@@ -22,8 +23,38 @@ pub const RESCAN: Duration = Duration::from_secs(2);
 /// How long archives under way may take once the process is told to stop. Beyond it
 /// they are given up: nothing is lost, the next start builds them again.
 const FINISH_MAX: Duration = Duration::from_secs(10);
+/// How long the loop may take from one look at the WAL to the next: a listing takes
+/// seconds for ten thousand partitions.
+const LOOK_SILENT_MAX: Duration = Duration::from_secs(300);
+/// How long steps may be under way and none of them scan a segment, pack a batch or
+/// send a request. Whatever they wait for gives up long before: a request to the
+/// store within minutes.
+const STEPS_SILENT_MAX: Duration = Duration::from_secs(1800);
 /// Times a partition is looked at again in one run because its files changed.
 const CHANGES_MAX: u32 = 5;
+
+/// What tells that archiving gets on: its looks and its steps.
+#[derive(Debug)]
+pub struct Watched {
+    looks: health::Progress,
+    steps: health::Progress,
+}
+
+impl Watched {
+    /// Has `health` watch the loop from now on.
+    #[must_use]
+    pub fn by(health: &Health) -> Self {
+        Self {
+            looks: health.watch("looking at the WAL", LOOK_SILENT_MAX),
+            steps: health.watch("archiving", STEPS_SILENT_MAX),
+        }
+    }
+
+    fn ends(self) {
+        self.looks.ends();
+        self.steps.ends();
+    }
+}
 
 impl LiveIndexer {
     /// Lists the WAL, on a thread where that may take long.
@@ -88,8 +119,15 @@ impl LiveIndexer {
     }
 
     /// Archives what becomes ready until `stop` is cancelled; then no further step
-    /// begins, and those under way have a little time to end.
-    pub async fn run(self: Arc<Self>, mut ticker: Ticker, stop: CancellationToken) {
+    /// begins, and those under way have a little time to end. `watched` hears of
+    /// every look, failed ones too, and of steps as long as they get on.
+    pub async fn run(
+        self: Arc<Self>,
+        mut ticker: Ticker,
+        watched: Watched,
+        stop: CancellationToken,
+    ) {
+        let mut pulse = self.indexer.pulse();
         let mut steps = FuturesUnordered::new();
         let mut under_way = HashSet::new();
         loop {
@@ -100,24 +138,26 @@ impl LiveIndexer {
                     let (report, progress): (PartitionReport, Progress) = ended;
                     under_way.remove(&report.tp);
                     tell(&report, progress);
+                    watched.steps.touch();
                 }
-                () = ticker.tick() => match self.look_aside().await {
-                    Ok(look) => {
-                        for line in look.findings {
-                            tracing::debug!("{line}");
-                        }
-                        for tp in look.due {
-                            if !under_way.insert(tp.clone()) {
-                                continue;
-                            }
-                            let indexer = Arc::clone(&self);
-                            steps.push(async move { indexer.step(&tp).await });
-                        }
+                () = ticker.tick() => {
+                    let before = std::mem::replace(&mut pulse, self.indexer.pulse());
+                    if steps.is_empty() || pulse != before {
+                        watched.steps.touch();
                     }
-                    Err(error) => tracing::warn!(%error, "the WAL cannot be listed, trying again"),
-                },
+                    let looked = self.look_aside().await;
+                    watched.looks.touch();
+                    for tp in told(looked).due {
+                        if !under_way.insert(tp.clone()) {
+                            continue;
+                        }
+                        let indexer = Arc::clone(&self);
+                        steps.push(async move { indexer.step(&tp).await });
+                    }
+                }
             }
         }
+        watched.ends();
         self.permits.close();
         let rest = async { while steps.next().await.is_some() {} };
         if tokio::time::timeout(FINISH_MAX, rest).await.is_err() {
@@ -125,6 +165,15 @@ impl LiveIndexer {
         }
         self.abandon();
     }
+}
+
+/// What a look found, once the log says what it could not.
+fn told(looked: Result<Look, IndexError>) -> Look {
+    match &looked {
+        Ok(look) => look.findings.iter().for_each(|line| tracing::debug!("{line}")),
+        Err(error) => tracing::warn!(%error, "the WAL cannot be listed, trying again"),
+    }
+    looked.unwrap_or_default()
 }
 
 /// Logs what a step came to.
