@@ -6,6 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::broker::{EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer};
 use crate::client::ArchiveClient;
 use crate::counters::CounterValues;
 use crate::describe::Described;
@@ -31,6 +32,18 @@ pub trait ArchiveFetch: fmt::Debug + Send + Sync {
         partitions: &'a [TopicPartition],
     ) -> BoxFuture<'a, Result<Vec<Described>, ArchiveError>>;
 
+    /// See [`ArchiveClient::list_offsets`].
+    fn list_offsets<'a>(
+        &'a self,
+        queries: &'a [OffsetArgs],
+    ) -> BoxFuture<'a, Result<Vec<PartitionAnswer<Option<FoundOffset>>>, ArchiveError>>;
+
+    /// See [`ArchiveClient::offset_for_leader_epoch`].
+    fn offset_for_leader_epoch<'a>(
+        &'a self,
+        queries: &'a [EpochArgs],
+    ) -> BoxFuture<'a, Result<Vec<PartitionAnswer<Option<EpochEnd>>>, ArchiveError>>;
+
     /// See [`ArchiveClient::counters`].
     fn counters(&self) -> CounterValues;
 }
@@ -49,6 +62,20 @@ impl ArchiveFetch for ArchiveClient {
         partitions: &'a [TopicPartition],
     ) -> BoxFuture<'a, Result<Vec<Described>, ArchiveError>> {
         Box::pin(Self::describe(self, partitions))
+    }
+
+    fn list_offsets<'a>(
+        &'a self,
+        queries: &'a [OffsetArgs],
+    ) -> BoxFuture<'a, Result<Vec<PartitionAnswer<Option<FoundOffset>>>, ArchiveError>> {
+        Box::pin(Self::list_offsets(self, queries))
+    }
+
+    fn offset_for_leader_epoch<'a>(
+        &'a self,
+        queries: &'a [EpochArgs],
+    ) -> BoxFuture<'a, Result<Vec<PartitionAnswer<Option<EpochEnd>>>, ArchiveError>> {
+        Box::pin(Self::offset_for_leader_epoch(self, queries))
     }
 
     fn counters(&self) -> CounterValues {

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::archive_fetch::Phase3;
+use crate::broker::{EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer};
 use crate::client::{ArchiveClient, ClientOptions};
 use crate::counters::CounterValues;
 use crate::describe::{ArchiveInfo, Described, Explanation, ListArgs};
@@ -113,6 +114,30 @@ impl BlockingArchiveClient {
     pub fn explain(&self, args: FetchArgs) -> Result<Explanation, ArchiveError> {
         let client = self.client.clone();
         self.wait(async move { client.explain(&args).await })?
+    }
+
+    /// See [`ArchiveClient::list_offsets`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn list_offsets(
+        &self,
+        queries: &[OffsetArgs],
+    ) -> Result<Vec<PartitionAnswer<Option<FoundOffset>>>, ArchiveError> {
+        let (client, queries) = (self.client.clone(), queries.to_vec());
+        self.wait(async move { client.list_offsets(&queries).await })?
+    }
+
+    /// See [`ArchiveClient::offset_for_leader_epoch`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn offset_for_leader_epoch(
+        &self,
+        queries: &[EpochArgs],
+    ) -> Result<Vec<PartitionAnswer<Option<EpochEnd>>>, ArchiveError> {
+        let (client, queries) = (self.client.clone(), queries.to_vec());
+        self.wait(async move { client.offset_for_leader_epoch(&queries).await })?
     }
 
     /// See [`ArchiveClient::counters`].

@@ -8,8 +8,9 @@ use tierd_proto::v1;
 use tierd_proto::v1::archive_client::ArchiveClient as GrpcClient;
 use tonic::transport::Channel;
 
+use crate::broker::{EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer};
 use crate::connect::Connection;
-use crate::convert;
+use crate::convert::{self, broker};
 use crate::counters::{CounterValues, Counters};
 use crate::describe::{Described, Explanation, ListArgs};
 use crate::error::ArchiveError;
@@ -211,6 +212,47 @@ impl ArchiveClient {
             Some(partition) => convert::explanation(partition, args.fetch_offset),
             None => Err(ArchiveError::protocol("an explanation of nothing")),
         }
+    }
+
+    /// The offset that each of `queries` means, in their order; `None` where the
+    /// archive holds no such record. What lies behind the archive's end the broker
+    /// looks for in its own log.
+    ///
+    /// # Errors
+    /// When the call fails as a whole.
+    pub async fn list_offsets(
+        &self,
+        queries: &[OffsetArgs],
+    ) -> Result<Vec<PartitionAnswer<Option<FoundOffset>>>, ArchiveError> {
+        let partitions = queries.iter().map(broker::offset_query).collect();
+        let request = v1::ListOffsetsRequest { partitions };
+        let found = self
+            .call(None, |mut grpc| {
+                let request = request.clone();
+                async move { grpc.list_offsets(request).await }
+            })
+            .await?;
+        Ok(found.partitions.into_iter().map(broker::offset_answer).collect())
+    }
+
+    /// Where each leader epoch ends within the archive, in the order of `queries`;
+    /// `None` for one above all that are archived (Kafka's undefined epoch).
+    ///
+    /// # Errors
+    /// When the call fails as a whole.
+    pub async fn offset_for_leader_epoch(
+        &self,
+        queries: &[EpochArgs],
+    ) -> Result<Vec<PartitionAnswer<Option<EpochEnd>>>, ArchiveError> {
+        let partitions = queries.iter().map(broker::epoch_query).collect();
+        let request = v1::OffsetForLeaderEpochRequest { partitions };
+        let found = self
+            .call(None, |mut grpc| {
+                let request = request.clone();
+                async move { grpc.offset_for_leader_epoch(request).await }
+            })
+            .await?;
+        Ok(found.partitions.into_iter().map(broker::epoch_answer).collect())
     }
 
     /// The counters, of all clones.

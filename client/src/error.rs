@@ -48,6 +48,12 @@ pub enum ArchiveError {
         /// The partition asked for; `None` where all of the topic was.
         partition: Option<i32>,
     },
+    /// Only the broker knows, and it has not told tierd: the broker answers by itself.
+    #[error("the archive cannot know: {message}")]
+    NotReported {
+        /// What is not known.
+        message: String,
+    },
     /// The offset lies in a declared gap: no archive will ever hold it. The
     /// broker decides by its own policy whether consumers stop here or go on
     /// behind it; going on is a loss to write down.
@@ -142,7 +148,7 @@ impl ArchiveError {
     pub fn kafka_error_code(&self) -> i16 {
         match self {
             Self::BelowLogStart { .. } => OFFSET_OUT_OF_RANGE,
-            Self::NotArchivedYet { .. } => OFFSET_NOT_AVAILABLE,
+            Self::NotArchivedYet { .. } | Self::NotReported { .. } => OFFSET_NOT_AVAILABLE,
             Self::UnknownTopicOrPartition { .. } => UNKNOWN_TOPIC_OR_PARTITION,
             Self::Gap(_)
             | Self::DataLoss { .. }

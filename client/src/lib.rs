@@ -54,7 +54,9 @@
 //! ```
 //!
 //! [`ArchiveClient::fetch_stream`] reads on for as long as the archive goes, in
-//! flat memory. [`BlockingArchiveClient`] is for brokers without Tokio, the trait
+//! flat memory. [`ArchiveClient::list_offsets`] finds offsets by time,
+//! [`ArchiveClient::offset_for_leader_epoch`] the ends of leader epochs.
+//! [`BlockingArchiveClient`] is for brokers without Tokio, the trait
 //! [`ArchiveFetch`] for those that hold the archive as an object.
 //!
 //! # What it promises
@@ -70,6 +72,7 @@ mod answer;
 mod archive_fetch;
 mod batch;
 mod blocking;
+mod broker;
 mod client;
 mod connect;
 mod convert;
@@ -88,6 +91,7 @@ mod tests;
 pub use archive_fetch::{ArchiveFetch, BoxFuture, Phase3};
 pub use batch::{Batch, BatchIter, batches_in};
 pub use blocking::{BlockingArchiveClient, BlockingStream};
+pub use broker::{EpochArgs, EpochEnd, FoundOffset, OffsetArgs, OffsetSpec, PartitionAnswer};
 pub use client::{ArchiveClient, ClientOptions};
 pub use counters::CounterValues;
 pub use describe::{

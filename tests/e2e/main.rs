@@ -11,6 +11,7 @@ mod complaints;
 mod large;
 mod live;
 mod live_steps;
+mod offsets;
 mod operations;
 mod oracle;
 mod pipeline;

@@ -134,6 +134,20 @@ impl Archive for Player {
     ) -> Result<Response<v1::ExplainFetchResponse>, Status> {
         Ok(Response::new(self.0.explain.lock().unwrap().pop_front().unwrap()))
     }
+
+    async fn list_offsets(
+        &self,
+        _: Request<v1::ListOffsetsRequest>,
+    ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
+        Err(Status::unimplemented("not in the script"))
+    }
+
+    async fn offset_for_leader_epoch(
+        &self,
+        _: Request<v1::OffsetForLeaderEpochRequest>,
+    ) -> Result<Response<v1::OffsetForLeaderEpochResponse>, Status> {
+        Err(Status::unimplemented("not in the script"))
+    }
 }
 
 /// Serves on a socket file.

@@ -56,6 +56,7 @@ mod manifest;
 mod newest;
 mod page;
 mod pages;
+mod seek;
 mod side;
 mod snapshot;
 #[cfg(test)]
@@ -85,6 +86,7 @@ pub use self::manifest::{
 pub use self::newest::BLOCK;
 pub use self::page::{PAGE_BYTES_MAX, PAGE_VERSION, Page, PageRef, Totals};
 pub use self::pages::PAGES_BYTES_MAX;
+pub use self::seek::TimeRank;
 pub use self::side::{OPEN_MAX, SideRef};
 pub use self::snapshot::Snapshot;
 pub use crate::store::{ClusterName, PartitionKey, WriterId};

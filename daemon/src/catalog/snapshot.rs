@@ -7,6 +7,7 @@
 //! answers [`CatalogError::Gone`], and the newest manifest is to be asked.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -245,6 +246,11 @@ impl Snapshot {
         }
     }
 
+    /// A page of this manifest.
+    pub(super) async fn page(&self, at: &PageRef) -> Result<Arc<Page>, CatalogError> {
+        self.pages.get(self.of(), at).await
+    }
+
     /// Checks every page: that it is there, is what was written, and tiles.
     pub(super) async fn check_pages(&self) -> Result<(), CatalogError> {
         let mut next = self.manifest.pages.clone();
@@ -256,7 +262,7 @@ impl Snapshot {
     }
 
     async fn checked_page(&self, at: PageRef) -> Result<Vec<PageRef>, CatalogError> {
-        let page = self.pages.get(self.of(), &at).await?;
+        let page = self.page(&at).await?;
         page.check_tiling(self.log_start())?;
         match &*page {
             Page::Inner(refs) => Ok(refs.clone()),
@@ -303,7 +309,7 @@ impl Snapshot {
     }
 
     async fn within(&self, at: &PageRef, wanted: Wanted) -> Result<Items, CatalogError> {
-        let page = self.pages.get(self.of(), at).await?;
+        let page = self.page(at).await?;
         match &*page {
             Page::Inner(refs) => self.below(refs, wanted).await,
             Page::Leaf(items) => Ok(Items {

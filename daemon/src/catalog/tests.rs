@@ -548,3 +548,50 @@ async fn the_catalog_can_be_used_from_many_tasks() {
     });
     assert_eq!(task.await.unwrap().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn one_archive_is_found_as_by_looking_at_all() {
+    let mut writer = Writer::new();
+    let mut seed = 7_u64;
+    let mut random = move |below: i64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as i64 % below
+    };
+    // Enough for pages below the root.
+    for round in 0..40 {
+        let number = writer.next();
+        let mut add: Vec<_> = (0..10)
+            .map(|n| entry(number, round * 100 + n * 10, round * 100 + n * 10 + 9))
+            .collect();
+        add.push(beside(number, round * 100 + 5, round * 100 + 55));
+        for one in &mut add {
+            one.summary.max_timestamp = 5_000 + random(40);
+            one.summary.min_timestamp = 0;
+        }
+        land(&writer.store, &add).await;
+        writer.commit(Edit { add, ..Edit::default() }).await.unwrap();
+    }
+    let snapshot = writer.loaded().await.unwrap();
+    assert!(!snapshot.manifest().pages.is_empty());
+    let mut all = snapshot.entries().await.unwrap();
+    all.retain(|entry| entry.summary.tiles);
+    for _ in 0..200 {
+        let (offset, from_ms) = (random(4_100), 4_990 + random(60));
+        let fits = |entry: &&ArchiveEntry| {
+            entry.summary.range.last() >= offset && entry.summary.max_timestamp >= from_ms
+        };
+        let found = snapshot.next_archive(offset, from_ms).await.unwrap();
+        assert_eq!(found.as_ref(), all.iter().find(fits), "{offset}, {from_ms}");
+    }
+    let within = range(333, 2_222);
+    let mut ranked: Vec<_> =
+        all.into_iter().filter(|entry| entry.summary.range.overlaps(within)).collect();
+    ranked.sort_by_key(|entry| (-entry.summary.max_timestamp, entry.summary.range.base()));
+    let mut after = None;
+    for expected in &ranked {
+        let found = snapshot.latest_archive(within, after).await.unwrap().unwrap();
+        assert_eq!(found, *expected);
+        after = Some(TimeRank::of(&found));
+    }
+    assert!(snapshot.latest_archive(within, after).await.unwrap().is_none());
+}

@@ -11,16 +11,21 @@
 //!
 //! Reading order: [`types`] what is asked and answered, `partition` one partition
 //! step by step, `aborted` the transactions of an answer, `overlaps` the batches
-//! beneath the served log, `explain` what a fetch would do.
+//! beneath the served log, `explain` what a fetch would do. Beside the fetch:
+//! `offsets` and `times` find offsets by time, `lineage` where leader epochs end.
 
 pub mod types;
 
 mod aborted;
+mod answered;
 mod describe;
 mod explain;
+mod lineage;
+mod offsets;
 mod overlaps;
 mod partition;
 mod snapshots;
+mod times;
 
 use std::sync::Arc;
 
@@ -35,15 +40,22 @@ use crate::read::{ArchiveReader, ReadError, ReadStats};
 use crate::record::TopicPartition;
 use crate::store::StoreError;
 
+pub use answered::{Answered, Refusal};
 pub use describe::Description;
+pub use lineage::EpochEnd;
+pub use offsets::{FoundOffset, OffsetQuery};
 pub use types::*;
 
 /// Events of one answer that wait for the consumer: with windows of 4 MiB this
 /// bounds what a slow consumer holds.
 pub const EVENTS_QUEUED_MAX: usize = 8;
 
-/// Partitions described at a time: a topic may have thousands, each some requests.
+/// Partitions asked about at a time: a topic may have thousands, each some requests.
 const DESCRIBED_AT_ONCE: usize = 16;
+
+/// Reloads of a manifest because an archive it names is gone (compacted away
+/// meanwhile): more than a few means that objects are missing, not moving.
+const RELOADS_MAX: u32 = 2;
 
 /// Why a fetch stopped.
 #[derive(Debug, thiserror::Error)]
@@ -234,6 +246,23 @@ impl Fetcher {
         };
         let all: Vec<_> = partitions.into_iter().map(describe).collect();
         futures::stream::iter(all).buffered(DESCRIBED_AT_ONCE).collect().await
+    }
+
+    /// The offset that each query means, in their order; `None` where the archive
+    /// has none.
+    pub async fn offsets(&self, queries: &[OffsetQuery]) -> Vec<Answered<Option<FoundOffset>>> {
+        let all: Vec<_> = queries.iter().map(|query| offsets::find(self, query)).collect();
+        futures::stream::iter(all).buffered(DESCRIBED_AT_ONCE).collect().await
+    }
+
+    /// Where a leader epoch of a partition ends within the archive.
+    pub async fn epoch_end(
+        &self,
+        tp: &TopicPartition,
+        incarnation: Option<u32>,
+        leader_epoch: i32,
+    ) -> Answered<EpochEnd> {
+        lineage::end_of(self, tp, incarnation, leader_epoch).await
     }
 
     /// Every partition with an archive, newest incarnations only, ascending.

@@ -10,17 +10,13 @@ use super::types::{
     Data, EndReason, FetchEvent, Isolation, Overlaps, PartitionHeader, PartitionRequest,
     PartitionState, PartitionTrailer, Stage, Status,
 };
-use super::{FetchError, Fetcher, Sink, aborted, overlaps, state_of};
+use super::{FetchError, Fetcher, RELOADS_MAX, Sink, aborted, overlaps, state_of};
 use crate::archive::{Toc, batches_in};
 use crate::catalog::{ArchiveEntry, Gap, Snapshot};
 use crate::error::{Classify, ErrorKind};
 use crate::read::ReadStats;
 use crate::record::batch::BATCH_HEADER_BYTES;
 use crate::record::{CanonicalRecord, OffsetRange};
-
-/// Reloads of a manifest because an archive it names is gone (compacted away
-/// meanwhile): more than a few means that objects are missing, not moving.
-const RELOADS_MAX: u32 = 2;
 
 /// Answers one partition; returns the bytes of batches sent.
 pub(super) async fn answer(
@@ -203,8 +199,17 @@ pub(super) struct Bound {
 /// The bound of `request`: its own where that is the lower, else the archive's.
 /// For read_committed without a bound that is the last stable offset.
 pub(super) fn bound(request: &PartitionRequest, snapshot: &Snapshot) -> Bound {
+    bound_of(request.isolation, request.upper_bound, snapshot)
+}
+
+/// As [`bound`], of whatever asks for records.
+pub(super) fn bound_of(
+    isolation: Isolation,
+    upper_bound: Option<i64>,
+    snapshot: &Snapshot,
+) -> Bound {
     let through = snapshot.archived_through();
-    let (offset, reason) = match (request.isolation, request.upper_bound) {
+    let (offset, reason) = match (isolation, upper_bound) {
         (_, Some(bound)) if bound < through => (bound, EndReason::UpperBound),
         (Isolation::ReadCommitted, None) => {
             (snapshot.last_stable_offset().min(through), EndReason::EndOfArchive)

@@ -142,6 +142,8 @@ pub enum Status {
     NotArchivedYet,
     /// Nothing of this partition is archived.
     UnknownTopicOrPartition,
+    /// Only the broker knows, and it has not told.
+    NotReported,
     /// The request makes no sense.
     InvalidRequest,
     /// The store cannot be read just now; the same request may succeed later.
@@ -156,11 +158,12 @@ pub enum Status {
 
 impl Status {
     /// Every status, in the order of the declaration.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Ok,
         Self::BelowLogStart,
         Self::NotArchivedYet,
         Self::UnknownTopicOrPartition,
+        Self::NotReported,
         Self::InvalidRequest,
         Self::Unavailable,
         Self::DataLoss,
@@ -176,6 +179,7 @@ impl Status {
             Self::BelowLogStart => "below_log_start",
             Self::NotArchivedYet => "not_archived_yet",
             Self::UnknownTopicOrPartition => "unknown_topic_or_partition",
+            Self::NotReported => "not_reported",
             Self::InvalidRequest => "invalid_request",
             Self::Unavailable => "unavailable",
             Self::DataLoss => "data_loss",

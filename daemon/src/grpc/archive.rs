@@ -8,15 +8,16 @@ use futures::Stream;
 use tierd_proto::v1::{
     self, DescribeArchiveRequest, DescribeArchiveResponse, End, ExplainFetchRequest,
     ExplainFetchResponse, FetchArchivedRequest, FetchArchivedResponse, ListArchivesRequest,
-    ListArchivesResponse, fetch_archived_response::Frame,
+    ListArchivesResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest,
+    OffsetForLeaderEpochResponse, fetch_archived_response::Frame,
 };
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use super::convert;
 use super::frames::Joiner;
+use super::{answers, convert};
 use crate::fetch::{EVENTS_QUEUED_MAX, FetchEvent, FetchRequest, Fetcher, Stage};
 use crate::metrics::{FetchCall, Metrics};
 use crate::read::ReadStats;
@@ -119,6 +120,30 @@ impl v1::archive_server::Archive for ArchiveService {
         let (messages, answer) = mpsc::channel(EVENTS_QUEUED_MAX);
         tokio::spawn(stream_archives(self.fetcher.clone(), partitions, messages));
         Ok(Response::new(Box::pin(ReceiverStream::new(answer))))
+    }
+
+    async fn list_offsets(
+        &self,
+        request: Request<ListOffsetsRequest>,
+    ) -> Result<Response<ListOffsetsResponse>, Status> {
+        let queries = answers::offset_queries(request.into_inner())?;
+        let found = self.fetcher.offsets(&queries).await;
+        let answer = |(query, found)| answers::found_offset(query, found);
+        let partitions = queries.iter().zip(found).map(answer).collect();
+        Ok(Response::new(ListOffsetsResponse { partitions }))
+    }
+
+    async fn offset_for_leader_epoch(
+        &self,
+        request: Request<OffsetForLeaderEpochRequest>,
+    ) -> Result<Response<OffsetForLeaderEpochResponse>, Status> {
+        let queries = answers::epoch_queries(request.into_inner())?;
+        let mut partitions = Vec::with_capacity(queries.len());
+        for (tp, incarnation, epoch) in queries {
+            let found = self.fetcher.epoch_end(&tp, incarnation, epoch).await;
+            partitions.push(answers::epoch_end(&tp, found));
+        }
+        Ok(Response::new(OffsetForLeaderEpochResponse { partitions }))
     }
 
     async fn explain_fetch(

@@ -16,7 +16,7 @@ use crate::metrics::{Backlog, Stall};
 use crate::record::{OffsetRange, TopicName, TopicPartition};
 
 /// When a caller may ask again after a store that did not answer, in milliseconds.
-const RETRY_AFTER_MS: u32 = 1_000;
+pub(super) const RETRY_AFTER_MS: u32 = 1_000;
 
 /// The gRPC error of a call that failed as a whole.
 pub(super) fn status(error: &FetchError) -> Status {
@@ -47,21 +47,25 @@ pub(super) fn fetch_request(wire: v1::FetchArchivedRequest) -> Result<FetchReque
     Ok(FetchRequest { partitions, max_bytes: wire.max_bytes.unwrap_or(u64::MAX) })
 }
 
-fn partition_request(wire: v1::PartitionRequest) -> Result<PartitionRequest, Status> {
-    let isolation = match wire.isolation_level() {
-        v1::IsolationLevel::ReadUncommitted => Isolation::ReadUncommitted,
-        v1::IsolationLevel::ReadCommitted => Isolation::ReadCommitted,
-    };
-    let overlaps = match wire.overlaps() {
-        v1::Overlaps::Served => Overlaps::Served,
-        v1::Overlaps::All => Overlaps::All,
-    };
-    // An unknown number reads as the default; a caller from the future must hear it.
-    if v1::IsolationLevel::try_from(wire.isolation_level).is_err()
-        || v1::Overlaps::try_from(wire.overlaps).is_err()
-    {
-        return Err(Status::invalid_argument("unknown isolation level or overlaps; upgrade tierd"));
+/// An unknown number reads as the default; a caller from the future must hear it.
+fn unknown(what: &str) -> Status {
+    Status::invalid_argument(format!("unknown {what}; upgrade tierd"))
+}
+
+pub(super) fn isolation(wire: i32) -> Result<Isolation, Status> {
+    match v1::IsolationLevel::try_from(wire) {
+        Ok(v1::IsolationLevel::ReadUncommitted) => Ok(Isolation::ReadUncommitted),
+        Ok(v1::IsolationLevel::ReadCommitted) => Ok(Isolation::ReadCommitted),
+        Err(_) => Err(unknown("isolation level")),
     }
+}
+
+fn partition_request(wire: v1::PartitionRequest) -> Result<PartitionRequest, Status> {
+    let overlaps = match v1::Overlaps::try_from(wire.overlaps) {
+        Ok(v1::Overlaps::Served) => Overlaps::Served,
+        Ok(v1::Overlaps::All) => Overlaps::All,
+        Err(_) => return Err(unknown("overlaps")),
+    };
     Ok(PartitionRequest {
         tp: topic_partition(&wire.topic, wire.partition)?,
         incarnation: wire.incarnation,
@@ -69,7 +73,7 @@ fn partition_request(wire: v1::PartitionRequest) -> Result<PartitionRequest, Sta
         max_bytes: wire.max_bytes.unwrap_or(u64::MAX),
         min_one_batch: wire.min_one_batch,
         upper_bound: wire.upper_bound,
-        isolation,
+        isolation: isolation(wire.isolation_level)?,
         overlaps,
     })
 }
@@ -82,7 +86,7 @@ pub(super) fn header(header: PartitionHeader) -> v1::PartitionHeader {
     }
 }
 
-fn bounds(state: PartitionState) -> v1::Bounds {
+pub(super) fn bounds(state: PartitionState) -> v1::Bounds {
     v1::Bounds {
         incarnation: state.incarnation,
         generation: state.generation,
@@ -105,12 +109,13 @@ fn gap(gap: Gap) -> v1::Gap {
     v1::Gap { range: Some(range(gap.range)), kind: kind.into() }
 }
 
-fn partition_status(status: fetch::Status) -> v1::Status {
+pub(super) fn partition_status(status: fetch::Status) -> v1::Status {
     match status {
         fetch::Status::Ok => v1::Status::Ok,
         fetch::Status::BelowLogStart => v1::Status::BelowLogStart,
         fetch::Status::NotArchivedYet => v1::Status::NotArchivedYet,
         fetch::Status::UnknownTopicOrPartition => v1::Status::UnknownTopicOrPartition,
+        fetch::Status::NotReported => v1::Status::NotReported,
         fetch::Status::InvalidRequest => v1::Status::InvalidRequest,
         fetch::Status::Unavailable | fetch::Status::Exhausted => v1::Status::Unavailable,
         fetch::Status::DataLoss => v1::Status::DataLoss,

@@ -4,6 +4,7 @@
 //! `proto/tierd/v1/archive.proto` documents. Knows nothing of WALs, of the object
 //! store or of the index.
 
+mod answers;
 mod archive;
 mod convert;
 mod frames;

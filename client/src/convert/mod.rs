@@ -1,6 +1,8 @@
 //! Owns the border between the wire's types and the plain ones: every message
 //! and every status is translated here, and nowhere else.
 
+pub(crate) mod broker;
+
 use std::time::Duration;
 
 use tierd_proto::v1;
@@ -16,11 +18,14 @@ use crate::types::{
     OffsetRange, Overlaps, TopicPartition,
 };
 
-pub(crate) fn request(args: &FetchArgs) -> v1::FetchArchivedRequest {
-    let isolation = match args.isolation {
+fn isolation(isolation: Isolation) -> v1::IsolationLevel {
+    match isolation {
         Isolation::ReadUncommitted => v1::IsolationLevel::ReadUncommitted,
         Isolation::ReadCommitted => v1::IsolationLevel::ReadCommitted,
-    };
+    }
+}
+
+pub(crate) fn request(args: &FetchArgs) -> v1::FetchArchivedRequest {
     let overlaps = match args.overlaps {
         Overlaps::Served => v1::Overlaps::Served,
         Overlaps::All => v1::Overlaps::All,
@@ -34,7 +39,7 @@ pub(crate) fn request(args: &FetchArgs) -> v1::FetchArchivedRequest {
             upper_bound: args.upper_bound,
             max_bytes: args.max_bytes,
             min_one_batch: args.min_one_batch,
-            isolation_level: isolation.into(),
+            isolation_level: isolation(args.isolation).into(),
             overlaps: overlaps.into(),
         }],
         max_bytes: None,
@@ -152,6 +157,7 @@ pub(crate) fn status(
             topic: place.topic.to_owned(),
             partition: Some(place.partition),
         },
+        Ok(v1::Status::NotReported) => ArchiveError::NotReported { message },
         Ok(v1::Status::Unavailable) => {
             let retry_after = details.retry_after_ms.map(|ms| Duration::from_millis(u64::from(ms)));
             ArchiveError::Unavailable { message, retry_after }

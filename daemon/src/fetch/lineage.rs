@@ -1,0 +1,148 @@
+//! Owns the leader epochs along a partition: which epoch an offset was written in,
+//! and where an epoch ends.
+//!
+//! Leader epochs ascend along a log (KIP-101), so that the archive in which an epoch
+//! begins is found by halving. Batches of an unknown epoch, -1, say nothing; offsets
+//! belong to the last epoch known before them.
+
+use super::answered::{Answered, answered};
+use super::partition::{Place, place};
+use super::{FetchError, Fetcher};
+use crate::catalog::{ArchiveEntry, Snapshot};
+use crate::read::ReadStats;
+use crate::record::TopicPartition;
+
+/// Archives of unknown epochs that are looked behind for a known one: a log whose
+/// batches carry none would else be walked to its start for each question.
+const UNKNOWN_ARCHIVES_MAX: usize = 64;
+
+/// A leader epoch and the first offset that does not belong to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochEnd {
+    /// The epoch; -1 where none fits.
+    pub leader_epoch: i32,
+    /// Its end (exclusive); -1 where none fits.
+    pub end_offset: i64,
+}
+
+impl EpochEnd {
+    /// Kafka's `UNDEFINED_EPOCH` and `UNDEFINED_EPOCH_OFFSET`.
+    pub const UNDEFINED: Self = Self { leader_epoch: -1, end_offset: -1 };
+}
+
+/// Where `epoch` of a partition ends within the archive, as Kafka's
+/// `LeaderEpochFileCache.endOffsetFor` tells it: of the greatest epoch not above
+/// `epoch`; of an epoch below all that are known the start of the first known.
+pub(super) async fn end_of(
+    fetcher: &Fetcher,
+    tp: &TopicPartition,
+    incarnation: Option<u32>,
+    epoch: i32,
+) -> Answered<EpochEnd> {
+    answered(fetcher, tp, incarnation, |snapshot| {
+        let fetcher = fetcher.clone();
+        async move { Ok(Ok(end_in(&fetcher, &snapshot, epoch).await?)) }
+    })
+    .await
+}
+
+async fn end_in(
+    fetcher: &Fetcher,
+    snapshot: &Snapshot,
+    epoch: i32,
+) -> Result<EpochEnd, FetchError> {
+    let stats = ReadStats::default();
+    if epoch < 0 {
+        return Ok(EpochEnd::UNDEFINED);
+    }
+    if let Some((_, end_offset)) = first_above(fetcher, snapshot, epoch, &stats).await? {
+        let before = last_epoch_before(fetcher, snapshot, end_offset, &stats).await?;
+        return Ok(EpochEnd { leader_epoch: before.unwrap_or(epoch), end_offset });
+    }
+    let end_offset = snapshot.archived_through();
+    match last_epoch_before(fetcher, snapshot, end_offset, &stats).await? {
+        Some(last) if last == epoch => Ok(EpochEnd { leader_epoch: last, end_offset }),
+        _ => Ok(EpochEnd::UNDEFINED),
+    }
+}
+
+/// The first epoch above `epoch` with its first offset.
+pub(super) async fn first_above(
+    fetcher: &Fetcher,
+    snapshot: &Snapshot,
+    epoch: i32,
+    stats: &ReadStats,
+) -> Result<Option<(i32, i64)>, FetchError> {
+    let start = snapshot.log_start();
+    let (mut low, mut high) = (start, snapshot.archived_through());
+    // The first archive that says it holds a later epoch begins in low..high, or
+    // nowhere.
+    let mut first: Option<ArchiveEntry> = None;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match snapshot.next_archive(middle, i64::MIN).await? {
+            Some(entry) if entry.summary.leader_epochs.1 <= epoch => {
+                low = entry.summary.range.end();
+            }
+            Some(entry) => {
+                high = middle.min(entry.summary.range.base());
+                first = Some(entry);
+            }
+            None => high = middle,
+        }
+    }
+    // It may say so for batches that are not served: then one behind it does.
+    while let Some(entry) = first {
+        let toc = fetcher.reader.toc(&entry, stats).await?;
+        if let Some((found, at)) = toc.epochs.iter().find(|(found, _)| *found > epoch) {
+            return Ok(Some((*found, (*at).max(start))));
+        }
+        first = snapshot.next_archive(entry.summary.range.end(), i64::MIN).await?;
+    }
+    Ok(None)
+}
+
+/// The leader epoch of `offset`, `None` where nothing says it.
+pub(super) async fn epoch_at(
+    fetcher: &Fetcher,
+    snapshot: &Snapshot,
+    offset: i64,
+    stats: &ReadStats,
+) -> Result<Option<i32>, FetchError> {
+    if offset >= snapshot.archived_through() || offset < snapshot.log_start() {
+        return Ok(None);
+    }
+    match place(snapshot, offset).await? {
+        Place::Archive(entry) => {
+            let toc = fetcher.reader.toc(&entry, stats).await?;
+            let of = toc.epochs.iter().rev().find(|(_, at)| *at <= offset);
+            Ok(of.map(|(epoch, _)| *epoch))
+        }
+        Place::Gap(_) => Ok(None),
+    }
+}
+
+/// The last epoch that is known below `end`.
+async fn last_epoch_before(
+    fetcher: &Fetcher,
+    snapshot: &Snapshot,
+    end: i64,
+    stats: &ReadStats,
+) -> Result<Option<i32>, FetchError> {
+    let (mut offset, mut archives) = (end - 1, 0);
+    while offset >= snapshot.log_start() && archives < UNKNOWN_ARCHIVES_MAX {
+        let below = match place(snapshot, offset).await? {
+            Place::Gap(gap) => gap.range.base(),
+            Place::Archive(entry) => {
+                let found = epoch_at(fetcher, snapshot, offset, stats).await?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+                archives += 1;
+                entry.summary.range.base()
+            }
+        };
+        offset = below - 1;
+    }
+    Ok(None)
+}

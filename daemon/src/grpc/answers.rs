@@ -1,0 +1,107 @@
+//! Owns the mapping between the wire and `fetch` of the calls beside the fetch:
+//! what a broker asks next.
+
+use tierd_proto::v1;
+use tonic::Status;
+
+use super::convert::{self, bounds, partition_status, topic_partition};
+use crate::fetch::{
+    Answered, EpochEnd, FoundOffset, OffsetQuery, PARTITIONS_MAX, PartitionState, Refusal,
+};
+use crate::record::TopicPartition;
+
+/// Refuses requests of no partition or of too many.
+fn counted<T>(partitions: Vec<T>) -> Result<Vec<T>, Status> {
+    if partitions.is_empty() || partitions.len() > PARTITIONS_MAX {
+        return Err(Status::invalid_argument(format!(
+            "{} partitions asked for; a request names 1 to {PARTITIONS_MAX}",
+            partitions.len()
+        )));
+    }
+    Ok(partitions)
+}
+
+/// The outcome beside an answer, and the answer where there is one.
+fn outcome<T>(answered: Answered<T>) -> (v1::Outcome, Option<T>) {
+    let state = answered.state;
+    match answered.result {
+        Ok(answer) => (well(state), Some(answer)),
+        Err(refusal) => (refused(state, refusal), None),
+    }
+}
+
+fn well(state: Option<PartitionState>) -> v1::Outcome {
+    v1::Outcome {
+        status: v1::Status::Ok.into(),
+        bounds: state.map(bounds),
+        ..v1::Outcome::default()
+    }
+}
+
+fn refused(state: Option<PartitionState>, refusal: Refusal) -> v1::Outcome {
+    let status = partition_status(refusal.status);
+    v1::Outcome {
+        status: status.into(),
+        message: refusal.message,
+        retry_after_ms: (status == v1::Status::Unavailable).then_some(convert::RETRY_AFTER_MS),
+        object: refusal.object.unwrap_or_default(),
+        bounds: state.map(bounds),
+    }
+}
+
+pub(super) fn offset_queries(wire: v1::ListOffsetsRequest) -> Result<Vec<OffsetQuery>, Status> {
+    let query = |wire: v1::OffsetQuery| {
+        Ok(OffsetQuery {
+            tp: topic_partition(&wire.topic, wire.partition)?,
+            incarnation: wire.incarnation,
+            timestamp: wire.timestamp,
+            starting_offset: wire.starting_offset,
+            upper_bound: wire.upper_bound,
+            isolation: convert::isolation(wire.isolation_level)?,
+        })
+    };
+    counted(wire.partitions)?.into_iter().map(query).collect()
+}
+
+pub(super) fn found_offset(
+    query: &OffsetQuery,
+    answered: Answered<Option<FoundOffset>>,
+) -> v1::OffsetAnswer {
+    let (outcome, found) = outcome(answered);
+    let found = found.flatten().map(|found| v1::FoundOffset {
+        offset: found.offset,
+        timestamp: found.timestamp,
+        leader_epoch: found.leader_epoch,
+    });
+    v1::OffsetAnswer {
+        topic: query.tp.topic().to_string(),
+        partition: query.tp.partition(),
+        outcome: Some(outcome),
+        found,
+    }
+}
+
+/// A partition, which incarnation of it, and a leader epoch.
+type EpochQuery = (TopicPartition, Option<u32>, i32);
+
+pub(super) fn epoch_queries(
+    wire: v1::OffsetForLeaderEpochRequest,
+) -> Result<Vec<EpochQuery>, Status> {
+    let query = |wire: v1::EpochQuery| {
+        let tp = topic_partition(&wire.topic, wire.partition)?;
+        Ok((tp, wire.incarnation, wire.leader_epoch))
+    };
+    counted(wire.partitions)?.into_iter().map(query).collect()
+}
+
+pub(super) fn epoch_end(tp: &TopicPartition, answered: Answered<EpochEnd>) -> v1::EpochAnswer {
+    let (outcome, found) = outcome(answered);
+    let EpochEnd { leader_epoch, end_offset } = found.unwrap_or(EpochEnd::UNDEFINED);
+    v1::EpochAnswer {
+        topic: tp.topic().to_string(),
+        partition: tp.partition(),
+        outcome: Some(outcome),
+        leader_epoch,
+        end_offset,
+    }
+}
