@@ -8,3 +8,4 @@ pub mod counting;
 pub mod faults;
 pub mod fixture;
 pub mod process;
+pub mod three_phase;

@@ -1,9 +1,11 @@
 //! Foreign programs against the real daemon: grpcurl, Python's gRPC through
-//! reflection, GNU tar, gzip, Python's tarfile, promtool, kubernetes-validate. `TIERD_PEERS` names the folder
-//! where `tests/peers/install.sh` put them; without it every test says so.
+//! reflection, GNU tar, gzip, Python's tarfile, promtool, kubernetes-validate, and
+//! Kafka clients in front of a broker that reads through it. `TIERD_PEERS` names the
+//! folder where `tests/peers/install.sh` put them; without it every test says so.
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a failed test should panic")]
 
+mod kafka;
 mod operations;
 
 use std::path::{Path, PathBuf};
