@@ -116,8 +116,8 @@ pub struct ArchiveInfo {
     pub overlaps: u32,
     /// Batches whose own CRC was wrong in the broker's log.
     pub bad_crcs: u32,
-    /// Aborted transactions whose marker lies in it.
-    pub aborted: u32,
+    /// What its table of contents lists of transactions.
+    pub transactions: u32,
     /// Lowest record timestamp; -1 without records.
     pub min_timestamp: i64,
     /// Highest record timestamp; -1 without records.

@@ -175,12 +175,11 @@ pub struct Gap {
 pub struct AbortedTransaction {
     /// Its producer.
     pub producer_id: i64,
-    /// Its first offset.
+    /// Its first offset in the archives that the answer touches: not above its
+    /// first batch in the answer.
     pub first_offset: i64,
     /// The offset of its abort marker.
     pub last_offset: i64,
-    /// Last stable offset (exclusive) right after that marker.
-    pub last_stable_offset: i64,
 }
 
 /// Kafka's list of aborted transactions for exactly the batches it came with.

@@ -11,7 +11,7 @@ mod hostile;
 use ::bytes::Bytes;
 use proptest::prelude::*;
 use tierd::archive::{
-    AbortedTransaction, ArchiveOptions, BatchList, CHUNK_BYTES, Encoding, FOOTER_DISTANCE, Footer,
+    ArchiveOptions, BatchList, CHUNK_BYTES, Encoding, EndedTransaction, FOOTER_DISTANCE, Footer,
     IndexLevel, Toc, UNKNOWN_TIMESTAMP, WalRank, batches_in,
 };
 use tierd::record::{CanonicalRecord, OffsetRange};
@@ -62,8 +62,7 @@ fn ranks_of_the_wal_change_nothing_unless_batches_overlap() {
     let build = |shift: u64| {
         let scratch = std::env::temp_dir();
         let options = ArchiveOptions::default();
-        let mut writer =
-            ArchiveWriter::create(&scratch, build::identity(), 0, vec![], options).unwrap();
+        let mut writer = ArchiveWriter::create(&scratch, build::identity(), 0, options).unwrap();
         for n in 0..5 {
             let rank = WalRank { segment: shift, position: n * shift };
             writer.push(&Batch::of(n as i64 * 10, 10).record(), rank).unwrap();
@@ -152,16 +151,17 @@ fn the_summary_counts_what_was_pushed() {
     assert_eq!(summary.min_timestamp, UNKNOWN_TIMESTAMP);
     assert_eq!(summary.max_timestamp, bytes::EPOCH_MS + 145 + 1499 * 7);
     assert_eq!(built.toc.epochs, [(0, 100), (1, 114), (3, 119)]);
-    let aborted = AbortedTransaction {
-        producer_id: 42,
-        first_offset: 114,
-        last_offset: 118,
-        last_stable_offset: 90,
+    let ended = |producer_id, first_offset, marker, aborted| EndedTransaction {
+        producer_id,
+        first_offset,
+        marker,
+        aborted,
     };
-    assert_eq!(built.toc.aborted, [aborted]);
-    let open: Vec<_> = built.open.iter().map(|one| (one.producer_id, one.first_offset)).collect();
-    assert_eq!(open, [(40, 90), (43, 144)]);
-    assert_eq!(built.toc.open, built.open);
+    assert_eq!(built.toc.ended, [ended(41, None, 117, false), ended(42, Some(114), 118, true)]);
+    let open: Vec<_> =
+        built.toc.open.iter().map(|one| (one.producer_id, one.first_offset)).collect();
+    assert_eq!(open, [(43, 144)]);
+    assert_eq!(built.summary.transactions, 3);
 }
 
 #[test]

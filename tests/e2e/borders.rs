@@ -165,6 +165,34 @@ fn a_limit_is_met_to_the_byte_and_never_passed() {
 }
 
 #[tokio::test]
+async fn data_that_fills_a_gap_behind_its_abort_marker_is_hidden() {
+    let bench = Bench::new();
+    bench.segment(0, &[batch(0, 5), transactional(9, true), batch(10, 5)]);
+    bench.archive();
+    let stable = bench.ranges(&["--offset", "9", "--isolation", "read_committed"]);
+    assert_eq!(stable, [(9, 9), (10, 14)]);
+    // Offsets 5 to 8 are a declared gap. One of them turns up, with data of the
+    // transaction that the archived marker ends.
+    bench.segment(1, &[transactional(6, false)]);
+    bench.archive();
+    let daemon = bench.tierd.serve(&[]);
+    let client = ArchiveClient::connect_lazy(&daemon.address).unwrap();
+    let isolation = Isolation::ReadCommitted;
+    let args = FetchArgs { isolation, ..FetchArgs::new("t", 0, 6) };
+    let aborted = client.fetch(args).await.unwrap().aborted.unwrap();
+    let told = aborted.transactions.iter().map(|t| (t.producer_id, t.first_offset, t.last_offset));
+    assert_eq!((told.collect::<Vec<_>>(), aborted.complete), (vec![(7, 6, 9)], true));
+
+    // Another of them: data behind the marker's next, whose own marker never came.
+    bench.segment(2, &[transactional(16, false)]);
+    bench.archive();
+    bench.segment(3, &[transactional(15, true)]);
+    bench.archive();
+    let stable = bench.ranges(&["--offset", "10", "--isolation", "read_committed"]);
+    assert_eq!(stable, [(10, 14), (15, 15)], "a marker that fills a gap in front ends nothing");
+}
+
+#[tokio::test]
 async fn an_abort_marker_archives_later_hides_the_records_of_its_transaction() {
     let bench = Bench::new();
     bench.segment(0, &[batch(0, 5), transactional(5, false), batch(6, 4)]);

@@ -50,7 +50,7 @@ fn entry(built_for: u64, base: i64, last: i64, maker: &str) -> ArchiveEntry {
         leader_epochs: (0, 0),
         index_level: IndexLevel::None,
         index_bytes: 0,
-        aborted: 0,
+        transactions: 0,
         length: ARCHIVE_BYTES,
         digest: *blake3::hash(seed.as_bytes()).as_bytes(),
         toc: TocPlace { offset: 0, length: 1, raw: 1, encoding: Encoding::Stored, digest: [0; 16] },

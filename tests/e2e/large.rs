@@ -16,7 +16,7 @@ use tierd::read::ReadStats;
 use tierd::record::{CanonicalRecord, Codec, TopicName, TopicPartition};
 use tierd::store::{Op, Store};
 use tierd_tests::chronik::{Template, WalWriter, sample_batch};
-use tierd_tests::process::Tierd;
+use tierd_tests::process::{Tierd, peak_memory};
 
 use crate::TIERD;
 
@@ -43,8 +43,7 @@ async fn one_archive(rooms: &Rooms, tp: &TopicPartition, bytes: u64) -> ArchiveE
     let scratch = tempfile::tempdir().unwrap();
     let identity = ArchiveIdentity { tp: tp.clone(), incarnation: 0 };
     let options = ArchiveOptions::default();
-    let mut writer =
-        ArchiveWriter::create(scratch.path(), identity.clone(), 0, Vec::new(), options).unwrap();
+    let mut writer = ArchiveWriter::create(scratch.path(), identity.clone(), 0, options).unwrap();
     let template = Template::new(tp.topic().as_str(), 0, &incompressible_batch()).unwrap();
     let (mut base, mut written) = (0, 0);
     while written < bytes {
@@ -114,13 +113,6 @@ async fn one_mib_in_the_middle_of_a_large_archive_costs_two_ranged_reads() {
     assert!(ranged.requests <= 2, "{ranged:?}");
     assert!(ranged.bytes <= allowed, "{ranged:?}, {allowed} allowed");
     assert_eq!(spent.of(Op::Get).bytes, 0, "no object was read whole");
-}
-
-/// Greatest resident memory of process `id` so far, in bytes.
-fn peak_memory(id: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 #[test]

@@ -55,6 +55,18 @@ pub struct Plan {
     pub records: Vec<PlannedRecord>,
 }
 
+impl Plan {
+    /// The batch on the wire. The crate can write no plan without records, and sets the
+    /// base timestamp to the least of the records'.
+    #[must_use]
+    pub fn wire(&self, maker: Maker) -> Bytes {
+        match maker {
+            Maker::KafkaProtocol => by_kafka_protocol(self),
+            Maker::Guide => by_guide(self, false),
+        }
+    }
+}
+
 /// One record of a [`Plan`].
 #[derive(Clone, Debug)]
 pub struct PlannedRecord {
@@ -119,8 +131,8 @@ impl Iterator for Batches {
         let maker = if rng.random_bool(0.5) { Maker::KafkaProtocol } else { Maker::Guide };
         let plan = plan(rng, self.next_offset, maker);
         let wire = match maker {
-            Maker::KafkaProtocol => by_kafka_protocol(&plan),
             Maker::Guide => by_guide(&plan, rng.random_bool(0.5)),
+            Maker::KafkaProtocol => plan.wire(maker),
         };
         self.next_offset += i64::from(plan.last_offset_delta) + 1;
         Some(GeneratedBatch { wire, plan, maker })

@@ -157,6 +157,12 @@ impl Served {
         served
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGTERM, as a kubelet does.
     pub fn terminate(&self) {
         let kill = format!("kill -TERM {}", self.child.id());
@@ -221,4 +227,22 @@ impl Drop for Served {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Resident memory of process `id`, in bytes; `None` once it ended.
+#[must_use]
+pub fn resident_memory(id: u32) -> Option<u64> {
+    memory(id, "VmRSS:")
+}
+
+/// Greatest resident memory of process `id` so far, in bytes; `None` once it ended.
+#[must_use]
+pub fn peak_memory(id: u32) -> Option<u64> {
+    memory(id, "VmHWM:")
+}
+
+fn memory(id: u32, what: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with(what))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }

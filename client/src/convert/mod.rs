@@ -106,7 +106,6 @@ pub(crate) fn aborted(aborted: &v1::AbortedTransactions) -> AbortedTransactions 
         producer_id: of.producer_id,
         first_offset: of.first_offset,
         last_offset: of.last_offset,
-        last_stable_offset: of.last_stable_offset,
     };
     AbortedTransactions {
         transactions: aborted.transactions.iter().map(transaction).collect(),
@@ -254,7 +253,7 @@ pub(crate) fn archive_info(of: v1::ListArchivesResponse) -> Result<ArchiveInfo, 
         log_bytes: of.log_bytes,
         overlaps: of.overlaps,
         bad_crcs: of.bad_crcs,
-        aborted: of.aborted,
+        transactions: of.transactions,
         min_timestamp: of.min_timestamp,
         max_timestamp: of.max_timestamp,
         min_leader_epoch: of.min_leader_epoch,

@@ -63,7 +63,6 @@ fn listing(frame: Frame, producers: &[i64]) -> Frame {
         producer_id: *producer_id,
         first_offset: 2,
         last_offset: 9,
-        last_stable_offset: 10,
     };
     with(frame, |trailer| {
         trailer.aborted = Some(v1::AbortedTransactions {

@@ -57,8 +57,8 @@ pub struct Metadata {
     pub min_leader_epoch: i32,
     /// Greatest known leader epoch, or -1.
     pub max_leader_epoch: i32,
-    /// Transactions aborted inside.
-    pub aborted_transactions: u32,
+    /// Entries of the lists of transactions in the table of contents.
+    pub transactions: u32,
     /// What can be searched for.
     pub index_level: IndexLevel,
     /// Bytes of the search index.
@@ -116,7 +116,7 @@ impl Metadata {
             max_timestamp_ms: summary.max_timestamp,
             min_leader_epoch: summary.leader_epochs.0,
             max_leader_epoch: summary.leader_epochs.1,
-            aborted_transactions: summary.aborted,
+            transactions: summary.transactions,
             index_level: summary.index_level,
             index_bytes: summary.index_bytes,
         }
@@ -202,7 +202,7 @@ mod tests {
             leader_epochs: (-1, i32::MAX),
             index_level: IndexLevel::Keys,
             index_bytes: big,
-            aborted: u32::MAX,
+            transactions: u32::MAX,
             length: big,
             digest: [0; 32],
             toc: TocPlace {

@@ -131,7 +131,8 @@ pub struct WalRank {
     pub position: u64,
 }
 
-/// A transaction that has begun and not ended.
+/// A transaction that has not ended: in an archive's table by what lies in that
+/// archive, in a manifest by all that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpenTransaction {
     /// The producer.
@@ -140,15 +141,16 @@ pub struct OpenTransaction {
     pub first_offset: i64,
 }
 
-/// A transaction that was aborted.
+/// A marker that ended a transaction, and what lies before it in the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AbortedTransaction {
+pub struct EndedTransaction {
     /// The producer.
     pub producer_id: i64,
-    /// The first offset of the transaction.
-    pub first_offset: i64,
-    /// The offset of the marker that ended it.
-    pub last_offset: i64,
-    /// The last stable offset once it had ended.
-    pub last_stable_offset: i64,
+    /// The first offset of the transaction here, `None` where all of it lies in
+    /// front of the archive.
+    pub first_offset: Option<i64>,
+    /// The offset of the marker.
+    pub marker: i64,
+    /// Whether the marker aborts, else it commits.
+    pub aborted: bool,
 }

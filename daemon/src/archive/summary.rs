@@ -6,7 +6,7 @@
 //!   1  flags u8: bit 0 tiles   8  overlaps u32       40  last offset i64      88  object length u64
 //!   2  index level u8         12  bad CRCs u32       48  least timestamp i64  96  place of the table u64
 //!   3  table's encoding u8    16  unindexed u32      56  greatest timestamp  104  its length u32
-//!                             20  aborted u32        64  records u64         108  its raw length u32
+//!                             20  transactions u32   64  records u64         108  its raw length u32
 //!                             24  least epoch i32    72  .log bytes u64      112  its BLAKE3-128
 //!                             28  greatest epoch i32                         128  BLAKE3 of the object
 //!
@@ -66,8 +66,9 @@ pub struct ArchiveSummary {
     pub index_level: IndexLevel,
     /// Bytes of the files of the search index, unpacked.
     pub index_bytes: u64,
-    /// Transactions aborted inside, see [`super::Toc::aborted`].
-    pub aborted: u32,
+    /// What its table of contents lists of transactions, see
+    /// [`super::Toc::transactions`]. 0 where no batch has to do with any.
+    pub transactions: u32,
     /// Bytes of the object.
     pub length: u64,
     /// BLAKE3 of the object.
@@ -87,7 +88,7 @@ impl ArchiveSummary {
         out.put_u32_le(self.overlaps);
         out.put_u32_le(self.bad_crcs);
         out.put_u32_le(self.unindexed);
-        out.put_u32_le(self.aborted);
+        out.put_u32_le(self.transactions);
         out.put_i32_le(self.leader_epochs.0);
         out.put_i32_le(self.leader_epochs.1);
         out.put_i64_le(self.range.base());
@@ -127,7 +128,7 @@ impl ArchiveSummary {
         let overlaps = bytes.try_get_u32_le().map_err(&cut)?;
         let bad_crcs = bytes.try_get_u32_le().map_err(&cut)?;
         let unindexed = bytes.try_get_u32_le().map_err(&cut)?;
-        let aborted = bytes.try_get_u32_le().map_err(&cut)?;
+        let transactions = bytes.try_get_u32_le().map_err(&cut)?;
         let leader_epochs =
             (bytes.try_get_i32_le().map_err(&cut)?, bytes.try_get_i32_le().map_err(&cut)?);
         let base = bytes.try_get_i64_le().map_err(&cut)?;
@@ -175,7 +176,7 @@ impl ArchiveSummary {
             leader_epochs,
             index_level,
             index_bytes,
-            aborted,
+            transactions,
             length,
             digest,
             toc,
@@ -210,7 +211,7 @@ mod tests {
                 leader_epochs: (times.2, times.2 + times.3),
                 index_level: if keys { IndexLevel::Keys } else { IndexLevel::None },
                 index_bytes: counts.3 / 3,
-                aborted: counts.2,
+                transactions: counts.2,
                 length: toc.2 + u64::from(toc.0) + FOOTER_DISTANCE,
                 digest,
                 toc: TocPlace {

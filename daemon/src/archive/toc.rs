@@ -14,11 +14,15 @@
 //!              the file before. The table itself and the footer are not listed.
 //!  2 chunks    64 bytes each, see `chunk`
 //!  3 epochs    12 bytes each: leader epoch i32, first offset i64; both ascending
-//!  4 aborted   32 bytes each: producer id i64, first offset i64, marker's offset i64,
-//!              last stable offset i64; ascending by marker
-//!  5 open      16 bytes each: producer id i64, first offset i64; ascending by producer.
-//!              The transactions still open after the archive.
+//!  4 ended     25 bytes each: producer id i64, first offset i64 or -1, marker's offset
+//!              i64, u8: 0 committed, 1 aborted; ascending by marker
+//!  5 open      16 bytes each: producer id i64, first offset i64; ascending by producer
 //! ```
+//!
+//! Sections 4 and 5 say of transactions what the archive's own batches say, see
+//! `transactions`. (Before any release, 4 listed aborted transactions and 5 the open
+//! ones as the whole log before the archive had them: a gap filled later made both
+//! untrue.)
 //!
 //! All five are written always, required, and little-endian. In the object the
 //! table is one packed piece, the payload of the tar entry `.tierd/toc`;
@@ -31,7 +35,7 @@ use bytes::{Buf, BufMut, Bytes};
 use super::chunk::{CHUNK_ENTRY_BYTES, Chunk, Digest128, Encoding, digest128};
 use super::error::{ArchiveError, check_version, cut_short};
 use super::names::EntryName;
-use super::{AbortedTransaction, FORMAT_VERSION, OpenTransaction, layout};
+use super::{EndedTransaction, FORMAT_VERSION, OpenTransaction, layout};
 use crate::record::OffsetRange;
 
 /// Largest table of contents, raw. A full archive stays below half of it; a
@@ -48,11 +52,13 @@ const REQUIRED: u16 = 1;
 const FILES: u16 = 1;
 const CHUNKS: u16 = 2;
 const EPOCHS: u16 = 3;
-const ABORTED: u16 = 4;
+const ENDED: u16 = 4;
 const OPEN: u16 = 5;
 const EPOCH_BYTES: usize = 12;
-const ABORTED_BYTES: usize = 32;
+const ENDED_BYTES: usize = 25;
 const OPEN_BYTES: usize = 16;
+/// The first offset of a transaction that has none here.
+const NO_OFFSET: i64 = -1;
 
 /// Where the table of contents lies in the object, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,9 +122,11 @@ pub struct Toc {
     pub chunks: Vec<Chunk>,
     /// Leader epochs with the first offset each was seen at, both ascending.
     pub epochs: Vec<(i32, i64)>,
-    /// Transactions aborted inside the archive, ascending by marker.
-    pub aborted: Vec<AbortedTransaction>,
-    /// Transactions still open after the archive, ascending by producer.
+    /// The first marker of each producer and every further abort, ascending by
+    /// marker.
+    pub ended: Vec<EndedTransaction>,
+    /// Transactions with records here and no marker behind these here, ascending by
+    /// producer.
     pub open: Vec<OpenTransaction>,
 }
 
@@ -177,6 +185,12 @@ impl Toc {
         }
     }
 
+    /// Entries of both lists of transactions.
+    #[must_use]
+    pub fn transactions(&self) -> u32 {
+        (self.ended.len() + self.open.len()) as u32
+    }
+
     fn find(&self, wanted: impl Fn(&EntryName) -> bool) -> Option<&TocFile> {
         self.files.iter().find(|file| EntryName::parse(&file.name).is_ok_and(|name| wanted(&name)))
     }
@@ -210,12 +224,12 @@ impl Toc {
                 out.put_i64_le(*first_offset);
             }
         });
-        section(&mut out, ABORTED, |out| {
-            for aborted in &self.aborted {
-                out.put_i64_le(aborted.producer_id);
-                out.put_i64_le(aborted.first_offset);
-                out.put_i64_le(aborted.last_offset);
-                out.put_i64_le(aborted.last_stable_offset);
+        section(&mut out, ENDED, |out| {
+            for ended in &self.ended {
+                out.put_i64_le(ended.producer_id);
+                out.put_i64_le(ended.first_offset.unwrap_or(NO_OFFSET));
+                out.put_i64_le(ended.marker);
+                out.put_u8(u8::from(ended.aborted));
             }
         });
         section(&mut out, OPEN, |out| {
@@ -286,7 +300,7 @@ impl Toc {
                 FILES => toc.files = decode_files(payload)?,
                 CHUNKS => toc.chunks = decode_all(payload, CHUNK_ENTRY_BYTES, Chunk::decode)?,
                 EPOCHS => toc.epochs = decode_all(payload, EPOCH_BYTES, decode_epoch)?,
-                ABORTED => toc.aborted = decode_all(payload, ABORTED_BYTES, decode_aborted)?,
+                ENDED => toc.ended = decode_all(payload, ENDED_BYTES, decode_ended)?,
                 OPEN => toc.open = decode_all(payload, OPEN_BYTES, decode_open)?,
                 _ if flags & REQUIRED == 0 => {}
                 _ => {
@@ -298,7 +312,7 @@ impl Toc {
         if !bytes.is_empty() {
             return wrong("bytes follow its last section");
         }
-        if [FILES, CHUNKS, EPOCHS, ABORTED, OPEN].iter().any(|kind| !seen.contains(kind)) {
+        if [FILES, CHUNKS, EPOCHS, ENDED, OPEN].iter().any(|kind| !seen.contains(kind)) {
             return wrong("a section is missing");
         }
         Ok(toc)
@@ -349,7 +363,7 @@ impl Toc {
             return wrong("a chunk lies behind the table".to_owned());
         }
         if !self.epochs.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1)
-            || !self.aborted.is_sorted_by_key(|aborted| aborted.last_offset)
+            || !self.ended.is_sorted_by_key(|ended| ended.marker)
             || !self.open.is_sorted_by(|a, b| a.producer_id < b.producer_id)
         {
             return wrong("epochs or transactions do not ascend".to_owned());
@@ -434,14 +448,21 @@ fn decode_epoch(mut bytes: &[u8]) -> Result<(i32, i64), ArchiveError> {
     Ok((bytes.try_get_i32_le().map_err(&cut)?, bytes.try_get_i64_le().map_err(&cut)?))
 }
 
-fn decode_aborted(mut bytes: &[u8]) -> Result<AbortedTransaction, ArchiveError> {
+fn decode_ended(mut bytes: &[u8]) -> Result<EndedTransaction, ArchiveError> {
     let cut = cut_short(PART);
-    Ok(AbortedTransaction {
-        producer_id: bytes.try_get_i64_le().map_err(&cut)?,
-        first_offset: bytes.try_get_i64_le().map_err(&cut)?,
-        last_offset: bytes.try_get_i64_le().map_err(&cut)?,
-        last_stable_offset: bytes.try_get_i64_le().map_err(&cut)?,
-    })
+    let producer_id = bytes.try_get_i64_le().map_err(&cut)?;
+    let first_offset = match bytes.try_get_i64_le().map_err(&cut)? {
+        NO_OFFSET => None,
+        first if first >= 0 => Some(first),
+        _ => return Err(ArchiveError::corrupt(PART, "a transaction begins below offset 0")),
+    };
+    let marker = bytes.try_get_i64_le().map_err(&cut)?;
+    let aborted = match bytes.try_get_u8().map_err(&cut)? {
+        0 => false,
+        1 => true,
+        _ => return Err(ArchiveError::corrupt(PART, "a marker neither commits nor aborts")),
+    };
+    Ok(EndedTransaction { producer_id, first_offset, marker, aborted })
 }
 
 fn decode_open(mut bytes: &[u8]) -> Result<OpenTransaction, ArchiveError> {

@@ -1,98 +1,80 @@
-//! Owns the transactions along a chain of batches: which are open, which were
-//! aborted, and where the last stable offset stood then.
+//! Owns what the batches of one archive say of transactions.
 //!
-//! As a broker does it: a transaction begins with the first batch of its
-//! producer, ends with a marker, and an aborted one is told to consumers with
-//! its first offset. The last stable offset is the first offset of the oldest
-//! open transaction, or what follows the marker when none is open.
+//! A transaction's fate is told by the next marker of its producer in the served
+//! log, which may lie archives later, or come late and fill a gap between. What an
+//! archive keeps for good is therefore what its own batches say, whatever lies
+//! before or behind them:
+//!
+//! - **ended**: of each producer the first marker, since it may end what began in
+//!   front of the archive; and every later marker that aborts. Both with the first
+//!   offset that the transaction has here, if it has any.
+//! - **open**: of each producer whose last transaction here has no marker here, its
+//!   first offset here.
+//!
+//! Put together in offset order, archive by archive, these give the fate of every
+//! transaction in the log as it is served now; nothing that was kept goes stale
+//! when a gap between is filled. A commit that is not its producer's first marker
+//! tells nobody anything, and is left out.
+//!
+//! Does not own: putting archives together (`fetch` for an answer, the indexer for
+//! the end of the log).
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
-use super::{AbortedTransaction, OpenTransaction};
+use super::{EndedTransaction, OpenTransaction};
 use crate::record::{CanonicalRecord, MarkerKind};
 
-/// The transactions after the batches seen so far.
-#[derive(Debug)]
+/// The transactions of the batches seen so far.
+#[derive(Debug, Default)]
 pub(super) struct Transactions {
     /// First offset by producer.
     open: BTreeMap<i64, i64>,
-    /// The same, oldest first.
-    oldest: BTreeSet<(i64, i64)>,
-    aborted: Vec<AbortedTransaction>,
+    ended: Vec<EndedTransaction>,
+    /// Producers that have a marker here.
+    marked: HashSet<i64>,
 }
 
 impl Transactions {
-    /// Goes on from the transactions open before the first batch.
-    pub(super) fn from(open: Vec<OpenTransaction>) -> Self {
-        let mut transactions =
-            Self { open: BTreeMap::new(), oldest: BTreeSet::new(), aborted: Vec::new() };
-        for one in open {
-            transactions.begin(one.producer_id, one.first_offset);
-        }
-        transactions
-    }
-
     /// Takes the next batch of the chain, which is served from `first` on. A
     /// marker that does not decode ends nothing: its transaction stays open,
     /// which shows no record too early.
     pub(super) fn observe(&mut self, batch: &CanonicalRecord, first: i64) {
         let header = batch.header();
-        if !header.is_transactional() || header.producer_id < 0 {
+        let producer_id = header.producer_id;
+        if !header.is_transactional() || producer_id < 0 {
             return;
         }
         if !header.is_control() {
-            self.begin(header.producer_id, first);
+            self.open.entry(producer_id).or_insert(first);
             return;
         }
         let Ok(Some(marker)) = batch.marker() else { return };
-        match marker.kind {
-            MarkerKind::Abort => {
-                // An abort of a transaction that wrote nothing is not told.
-                if let Some(first_offset) = self.end(header.producer_id) {
-                    let last_offset = header.last_offset();
-                    let oldest = self.oldest.first().map(|(first_offset, _)| *first_offset);
-                    self.aborted.push(AbortedTransaction {
-                        producer_id: header.producer_id,
-                        first_offset,
-                        last_offset,
-                        last_stable_offset: oldest.unwrap_or(last_offset + 1),
-                    });
-                }
-            }
-            MarkerKind::Commit => {
-                self.end(header.producer_id);
-            }
-            MarkerKind::Other(_) => {}
+        let aborted = match marker.kind {
+            MarkerKind::Abort => true,
+            MarkerKind::Commit => false,
+            MarkerKind::Other(_) => return,
+        };
+        let first_offset = self.open.remove(&producer_id);
+        let is_first = self.marked.insert(producer_id);
+        if is_first || (aborted && first_offset.is_some()) {
+            let marker = header.last_offset();
+            self.ended.push(EndedTransaction { producer_id, first_offset, marker, aborted });
         }
     }
 
-    /// How many were aborted.
-    pub(super) fn aborted_len(&self) -> usize {
-        self.aborted.len()
+    /// How many are to be listed.
+    pub(super) fn len(&self) -> usize {
+        self.ended.len() + self.open.len()
     }
 
-    /// Those aborted, ascending by marker, and those still open, by producer.
-    pub(super) fn finish(self) -> (Vec<AbortedTransaction>, Vec<OpenTransaction>) {
+    /// Those ended, ascending by marker, and those open, by producer.
+    pub(super) fn finish(self) -> (Vec<EndedTransaction>, Vec<OpenTransaction>) {
         let open = self
             .open
             .into_iter()
             .map(|(producer_id, first_offset)| OpenTransaction { producer_id, first_offset })
             .collect();
-        (self.aborted, open)
-    }
-
-    fn begin(&mut self, producer_id: i64, first_offset: i64) {
-        if let Entry::Vacant(vacant) = self.open.entry(producer_id) {
-            vacant.insert(first_offset);
-            self.oldest.insert((first_offset, producer_id));
-        }
-    }
-
-    fn end(&mut self, producer_id: i64) -> Option<i64> {
-        let first_offset = self.open.remove(&producer_id)?;
-        self.oldest.remove(&(first_offset, producer_id));
-        Some(first_offset)
+        (self.ended, open)
     }
 }
 
@@ -101,66 +83,60 @@ mod tests {
     use super::*;
     use crate::archive::fixture::{control, data, transactional};
 
-    fn run(open: &[(i64, i64)], batches: &[CanonicalRecord]) -> Transactions {
-        let open = open
-            .iter()
-            .map(|(producer_id, first_offset)| OpenTransaction {
-                producer_id: *producer_id,
-                first_offset: *first_offset,
-            })
-            .collect();
-        let mut transactions = Transactions::from(open);
+    fn run(batches: &[CanonicalRecord]) -> (Vec<EndedTransaction>, Vec<(i64, i64)>) {
+        let mut transactions = Transactions::default();
         for batch in batches {
             transactions.observe(batch, batch.range().base());
         }
-        transactions
+        let len = transactions.len();
+        let (ended, open) = transactions.finish();
+        assert_eq!(len, ended.len() + open.len());
+        (ended, open.iter().map(|one| (one.producer_id, one.first_offset)).collect())
     }
 
-    fn aborted(producer_id: i64, first: i64, last: i64, stable: i64) -> AbortedTransaction {
-        AbortedTransaction {
-            producer_id,
-            first_offset: first,
-            last_offset: last,
-            last_stable_offset: stable,
-        }
+    fn ended(producer_id: i64, first: Option<i64>, marker: i64, aborted: bool) -> EndedTransaction {
+        EndedTransaction { producer_id, first_offset: first, marker, aborted }
     }
 
     #[test]
-    fn an_abort_is_told_with_the_oldest_transaction_still_open() {
-        let (told, open) = run(
-            &[],
-            &[
-                transactional(0, 2, 7),
-                transactional(2, 1, 8),
-                transactional(3, 1, 7),
-                control(4, 7, 0),
-                data(5, 1),
-                control(6, 8, 0),
-            ],
-        )
-        .finish();
-        assert_eq!(told, [aborted(7, 0, 4, 2), aborted(8, 2, 6, 7)]);
+    fn every_abort_and_each_first_marker_is_listed() {
+        let (told, open) = run(&[
+            transactional(0, 2, 7),
+            transactional(2, 1, 8),
+            transactional(3, 1, 7),
+            control(4, 7, 0),
+            data(5, 1),
+            control(6, 8, 1),
+            transactional(7, 1, 8),
+            control(8, 8, 1),
+            transactional(9, 1, 8),
+            control(10, 8, 0),
+            transactional(11, 1, 7),
+            transactional(12, 1, 7),
+        ]);
+        let first = [ended(7, Some(0), 4, true), ended(8, Some(2), 6, false)];
+        assert_eq!(told, [&first[..], &[ended(8, Some(9), 10, true)]].concat());
+        assert_eq!(open, [(7, 11)]);
+    }
+
+    #[test]
+    fn a_marker_without_records_may_end_what_began_before() {
+        let (told, open) = run(&[control(3, 9, 1), control(4, 9, 0), control(5, 7, 0)]);
+        assert_eq!(told, [ended(9, None, 3, false), ended(7, None, 5, true)]);
         assert_eq!(open, []);
     }
 
     #[test]
-    fn commits_and_other_markers_tell_nothing() {
-        let (told, open) = run(
-            &[],
-            &[transactional(0, 2, 7), control(2, 7, 5), control(3, 9, 0), control(4, 7, 1)],
-        )
-        .finish();
-        assert_eq!((told, open), (vec![], vec![]));
+    fn markers_of_other_kinds_end_nothing() {
+        let (told, open) = run(&[transactional(0, 2, 7), control(2, 7, 5)]);
+        assert_eq!((told, open), (vec![], vec![(7, 0)]));
     }
 
     #[test]
-    fn a_transaction_may_begin_archives_before_its_marker() {
-        let (told, open) = run(&[(7, 10), (8, 20)], &[transactional(100, 1, 7)]).finish();
-        assert!(told.is_empty());
-        let pairs: Vec<_> = open.iter().map(|one| (one.producer_id, one.first_offset)).collect();
-        assert_eq!(pairs, [(7, 10), (8, 20)]);
-        let (told, open) = run(&pairs, &[control(101, 7, 0)]).finish();
-        assert_eq!(told, [aborted(7, 10, 101, 20)]);
-        assert_eq!(open.len(), 1);
+    fn a_transaction_begins_where_its_batch_is_served_from() {
+        let mut transactions = Transactions::default();
+        transactions.observe(&transactional(0, 9, 7), 4);
+        let open = transactions.finish().1;
+        assert_eq!(open, [OpenTransaction { producer_id: 7, first_offset: 4 }]);
     }
 }

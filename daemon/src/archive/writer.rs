@@ -31,10 +31,7 @@ use super::tally::{Tally, Times};
 use super::toc::{Toc, TocPlace};
 use super::transactions::Transactions;
 use super::verify::verify_file;
-use super::{
-    ArchiveIdentity, ArchiveSummary, Encoding, IndexLevel, OpenTransaction, UNKNOWN_TIMESTAMP,
-    WalRank,
-};
+use super::{ArchiveIdentity, ArchiveSummary, Encoding, IndexLevel, UNKNOWN_TIMESTAMP, WalRank};
 use crate::record::batch::BATCH_BYTES_MAX;
 use crate::record::{BatchError, BatchHeader, CanonicalRecord, Codec, Entries, OffsetRange};
 
@@ -53,9 +50,9 @@ const LOG_BYTES_FULL: u64 = i32::MAX as u64 - BATCH_BYTES_MAX as u64;
 /// Batches after which an archive is full: the list of them is read whole, to
 /// prove a commit, and stays below 20 MiB.
 const BATCHES_FULL: u32 = 1 << 21;
-/// Aborted transactions, and leader epochs, after which an archive is full: 2 MiB
-/// of a table that is read whole.
-const ABORTED_FULL: usize = 1 << 16;
+/// Entries of the lists of transactions, and leader epochs, after which an archive
+/// is full: 2 MiB of a table that is read whole.
+const LISTED_FULL: usize = 1 << 16;
 /// Batches compressed by their producer, from this size on, do not deflate any
 /// further. Small ones often do, against each other.
 const COMPRESSED_BATCH_BYTES: usize = 4 << 10;
@@ -99,8 +96,6 @@ pub struct BuiltArchive {
     pub path: PathBuf,
     /// What the catalog keeps of it.
     pub summary: ArchiveSummary,
-    /// The transactions open after its last offset.
-    pub open: Vec<OpenTransaction>,
     /// The same file's table of contents.
     pub toc: Toc,
     _scratch: TempDir,
@@ -144,7 +139,7 @@ struct LogChunk {
 
 impl ArchiveWriter {
     /// Begins an archive that tiles from the offset `start` on, in a folder of
-    /// its own inside `scratch`. `open` are the transactions open before `start`.
+    /// its own inside `scratch`.
     ///
     /// # Errors
     /// When the folder or its files cannot be made.
@@ -152,7 +147,6 @@ impl ArchiveWriter {
         scratch: &Path,
         identity: ArchiveIdentity,
         start: i64,
-        open: Vec<OpenTransaction>,
         options: ArchiveOptions,
     ) -> Result<Self, ArchiveError> {
         let folder = tempfile::Builder::new()
@@ -175,7 +169,7 @@ impl ArchiveWriter {
             packer: Packer::new(options.deflate_level),
             chunk: LogChunk::default(),
             tally: Tally::from(start),
-            transactions: Transactions::from(open),
+            transactions: Transactions::default(),
             index,
             unindexed: 0,
             least_overlap: i64::MAX,
@@ -221,8 +215,8 @@ impl ArchiveWriter {
         self.add(batch.header(), &wire, times.max)?;
         let full = self.tally.chain.bytes >= self.options.target_log_bytes.min(LOG_BYTES_FULL)
             || self.tally.chain.batches >= BATCHES_FULL
-            || self.transactions.aborted_len() >= ABORTED_FULL
-            || self.tally.epochs().len() >= ABORTED_FULL
+            || self.transactions.len() >= LISTED_FULL
+            || self.tally.epochs().len() >= LISTED_FULL
             || self.index.as_ref().is_some_and(IndexBuilder::is_full)
             || range.last() - self.start.min(range.base()) >= i64::from(i32::MAX);
         Ok(if full { Room::Full } else { Room::Open })
@@ -277,7 +271,7 @@ impl ArchiveWriter {
         spool.finish(|piece| sink.piece(&mut packer, piece))?;
         sink.end(&EntryName::Batches)?;
 
-        let (aborted, open) = transactions.finish();
+        let (ended, open) = transactions.finish();
         let tiles = tally.chain.batches > 0;
         let range = if tiles {
             OffsetRange::new(self.start, tally.next() - 1).ok_or(ArchiveError::Refused {
@@ -304,7 +298,7 @@ impl ArchiveWriter {
             leader_epochs: tally.leader_epochs(),
             index_level: self.options.index_level,
             index_bytes,
-            aborted: aborted.len() as u32,
+            transactions: (ended.len() + open.len()) as u32,
             length: 0,
             digest: [0; 32],
             toc: TocPlace {
@@ -316,8 +310,7 @@ impl ArchiveWriter {
             },
         };
         let metadata = Metadata::of(&self.identity, &summary).encode()?;
-        let toc =
-            Toc { epochs: tally.epochs().to_vec(), aborted, open: open.clone(), ..Toc::default() };
+        let toc = Toc { epochs: tally.epochs().to_vec(), ended, open, ..Toc::default() };
         let path = sink.path().to_owned();
         (summary.length, summary.toc) = sink.finish(&mut packer, &metadata, toc)?;
         let verified = verify_file(&path)?;
@@ -326,7 +319,7 @@ impl ArchiveWriter {
             let why = "the summary read back differs from the one written";
             return Err(ArchiveError::corrupt("the finished archive", why));
         }
-        Ok(BuiltArchive { path, summary, open, toc: verified.toc, _scratch: self.scratch })
+        Ok(BuiltArchive { path, summary, toc: verified.toc, _scratch: self.scratch })
     }
 
     /// Refuses a batch that would break a limit of the format, for callers that

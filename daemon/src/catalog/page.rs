@@ -19,7 +19,7 @@
 //!      .  gaps                       101   8  records served
 //!         inner page:                109   8  bytes of batches served
 //!      2  number of references       117   8  batches beneath the served log
-//!      .  references, one height     125   8  aborted transactions
+//!      .  references, one height     125   8  entries of lists of transactions
 //!     16  BLAKE3-128 of the rest     133   8  bytes of archives
 //! ```
 
@@ -61,8 +61,8 @@ pub struct Totals {
     pub log_bytes: u64,
     /// Batches beneath the served log.
     pub overlaps: u64,
-    /// Aborted transactions.
-    pub aborted: u64,
+    /// What tables of contents list of transactions.
+    pub transactions: u64,
     /// Bytes of archives.
     pub object_bytes: u64,
 }
@@ -118,7 +118,7 @@ impl PageRef {
         for sum in [sums.entries, sums.gaps, sums.batches, sums.records] {
             out.put_u64_le(sum);
         }
-        for sum in [sums.log_bytes, sums.overlaps, sums.aborted, sums.object_bytes] {
+        for sum in [sums.log_bytes, sums.overlaps, sums.transactions, sums.object_bytes] {
             out.put_u64_le(sum);
         }
     }
@@ -140,7 +140,7 @@ impl PageRef {
                 records: reader.u64(WHAT)?,
                 log_bytes: reader.u64(WHAT)?,
                 overlaps: reader.u64(WHAT)?,
-                aborted: reader.u64(WHAT)?,
+                transactions: reader.u64(WHAT)?,
                 object_bytes: reader.u64(WHAT)?,
             },
         };
@@ -331,7 +331,7 @@ impl Totals {
                 records: summary.records,
                 log_bytes: summary.log_bytes,
                 overlaps: summary.overlaps.into(),
-                aborted: summary.aborted.into(),
+                transactions: summary.transactions.into(),
                 object_bytes: summary.length,
             })
         })
@@ -352,7 +352,7 @@ impl Totals {
             records: add(self.records, other.records),
             log_bytes: add(self.log_bytes, other.log_bytes),
             overlaps: add(self.overlaps, other.overlaps),
-            aborted: add(self.aborted, other.aborted),
+            transactions: add(self.transactions, other.transactions),
             object_bytes: add(self.object_bytes, other.object_bytes),
         }
     }

@@ -202,6 +202,48 @@ impl Snapshot {
         Ok(sorted(found))
     }
 
+    /// The first archive that tiles `from` or an offset behind it and has to do with
+    /// transactions. Passes by pages without any.
+    ///
+    /// # Errors
+    /// When a page cannot be read.
+    pub async fn next_transactional(
+        &self,
+        from: i64,
+    ) -> Result<Option<ArchiveEntry>, CatalogError> {
+        if let Some(older) = self.transactional_below(&self.manifest.pages, from).await? {
+            return Ok(Some(older));
+        }
+        // What tiles in the pages ends before what tiles here begins.
+        Ok(self.manifest.recent.entries.iter().find(|one| is_transactional(one, from)).cloned())
+    }
+
+    /// As [`Self::next_transactional`], in the pages `refs` and below.
+    fn transactional_below<'a>(
+        &'a self,
+        refs: &'a [PageRef],
+        from: i64,
+    ) -> BoxFuture<'a, Result<Option<ArchiveEntry>, CatalogError>> {
+        async move {
+            for at in refs {
+                if at.totals.transactions == 0 || at.tiled.1 <= from {
+                    continue;
+                }
+                let found = match &*self.pages.get(self.of(), at).await? {
+                    Page::Inner(refs) => self.transactional_below(refs, from).await?,
+                    Page::Leaf(items) => {
+                        items.entries.iter().find(|one| is_transactional(one, from)).cloned()
+                    }
+                };
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            Ok(None)
+        }
+        .boxed()
+    }
+
     /// All entries that may hold a record of `from_ms..=to_ms`, ascending by
     /// offset.
     ///
@@ -318,6 +360,11 @@ impl Snapshot {
             }),
         }
     }
+}
+
+fn is_transactional(entry: &ArchiveEntry, from: i64) -> bool {
+    let summary = &entry.summary;
+    summary.tiles && summary.transactions > 0 && summary.range.last() >= from
 }
 
 /// Pages and recent entries each ascend; archives that tile nothing may cross

@@ -63,7 +63,7 @@ fn of_kind(built_for: u64, base: i64, last: i64, tiles: bool) -> ArchiveEntry {
         leader_epochs: (0, 3),
         index_level: IndexLevel::Keys,
         index_bytes: 10,
-        aborted: (base % 3) as u32,
+        transactions: (base % 3) as u32,
         length: ARCHIVE_BYTES,
         digest,
         toc: TocPlace { offset: 0, length: 1, raw: 1, encoding: Encoding::Stored, digest: [9; 16] },

@@ -468,6 +468,26 @@ async fn twenty_thousand_archives_cost_little_to_commit_and_to_search() {
     fresh.verify_history(&snapshot).await.unwrap();
 }
 
+#[tokio::test]
+async fn pages_without_transactions_are_passed_by() {
+    let mut writer = Writer::new();
+    // Archives that begin at a multiple of three have nothing to do with any.
+    let add: Vec<_> = (0..2_000).map(|n| entry(1, n * 3, n * 3 + 2)).collect();
+    land(&writer.store, &add).await;
+    writer.commit(Edit { add, ..Edit::default() }).await.unwrap();
+    let add = vec![entry(2, 6_000, 6_000), entry(2, 6_001, 6_002)];
+    land(&writer.store, &add).await;
+    writer.commit(Edit { add, ..Edit::default() }).await.unwrap();
+
+    let snapshot = catalog(&writer.store, "fresh", 3).load(&partition().tp, None).await.unwrap();
+    let snapshot = snapshot.unwrap();
+    let before = writer.store.requests();
+    let found = snapshot.next_transactional(10).await.unwrap().unwrap();
+    assert_eq!(found.summary.range, range(6_001, 6_002));
+    assert!(snapshot.next_transactional(6_003).await.unwrap().is_none());
+    assert_eq!(writer.store.requests().since(&before).total(), 0);
+}
+
 #[derive(Clone, Debug)]
 struct Question {
     offsets: OffsetRange,
@@ -527,6 +547,14 @@ proptest! {
                 let within: Vec<_> =
                     gaps.iter().filter(|gap| gap.range.overlaps(offsets)).copied().collect();
                 assert_eq!(snapshot.gaps_in(offsets).await.unwrap(), within);
+                let next = brute(&all, |entry| {
+                    let summary = &entry.summary;
+                    summary.tiles && summary.transactions > 0 && summary.range.last() >= offsets.base()
+                });
+                assert_eq!(
+                    snapshot.next_transactional(offsets.base()).await.unwrap().as_ref(),
+                    next.first()
+                );
             }
         };
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);

@@ -137,7 +137,9 @@ fn write_json(
     let is_aborted = header.is_transactional()
         && aborted.iter().any(|aborted| {
             aborted.producer_id == header.producer_id
-                && aborted.offsets.contains(header.base_offset)
+                // Where something else is served in front, a batch begins below the
+                // first offset of its transaction.
+                && aborted.offsets.overlaps(header.range())
         });
     if is_aborted {
         return Ok(());

@@ -106,11 +106,16 @@ async fn archive(store: &Store, key: &ObjectKey, chunks: bool, json: bool) -> an
             toc.epochs.iter().map(|(epoch, from)| format!("{epoch} from {from}")).collect();
         output::say(&format!("\nleader epochs: {}\n", epochs.join(", ")))?;
     }
-    for aborted in &toc.aborted {
+    for ended in &toc.ended {
+        let how = if ended.aborted { "aborted" } else { "committed" };
+        let from = ended.first_offset.map_or_else(|| "before".to_owned(), |from| from.to_string());
         output::say(&format!(
-            "aborted: producer {}, offsets {}..{}\n",
-            aborted.producer_id, aborted.first_offset, aborted.last_offset
+            "{how}: producer {}, from {from}, marker at {}\n",
+            ended.producer_id, ended.marker
         ))?;
+    }
+    for open in &toc.open {
+        output::say(&format!("open: producer {}, from {}\n", open.producer_id, open.first_offset))?;
     }
     if chunks {
         output::say("\n")?;
@@ -190,9 +195,12 @@ fn as_json(key: &ObjectKey, length: u64, toc: &Toc, chunks: bool) -> Value {
         "length": length,
         "files": files,
         "epochs": toc.epochs,
-        "aborted": toc.aborted.iter().map(|aborted| json!({
-            "producer_id": aborted.producer_id, "first_offset": aborted.first_offset,
-            "last_offset": aborted.last_offset, "last_stable_offset": aborted.last_stable_offset,
+        "ended": toc.ended.iter().map(|ended| json!({
+            "producer_id": ended.producer_id, "first_offset": ended.first_offset,
+            "marker": ended.marker, "aborted": ended.aborted,
+        })).collect::<Vec<_>>(),
+        "open": toc.open.iter().map(|open| json!({
+            "producer_id": open.producer_id, "first_offset": open.first_offset,
         })).collect::<Vec<_>>(),
     })
 }

@@ -162,7 +162,7 @@ pub(super) fn archive(entry: &ArchiveEntry) -> serde_json::Value {
         "records": summary.records,
         "overlaps": summary.overlaps,
         "bad_crcs": summary.bad_crcs,
-        "aborted": summary.aborted,
+        "transactions": summary.transactions,
         "log_bytes": summary.log_bytes,
         "length": summary.length,
         "digest": blake3::Hash::from_bytes(summary.digest).to_hex().as_str(),

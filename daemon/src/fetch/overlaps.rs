@@ -195,8 +195,7 @@ async fn send_group(
         let record = CanonicalRecord::from_wire(wire.clone()).map_err(|source| {
             contradiction(&member.entry, format!("the batch listed at {}: {source}", pick.base))
         })?;
-        progress.sent(&record, wire.len());
-        progress.next = progress.next.max(pick.last + 1);
+        progress.sent(&record, pick.last, wire.len());
         let ends = vec![wire.len()];
         progress.send_data(sink, Data { wire, ends }).await?;
     }

@@ -132,8 +132,8 @@ pub(super) struct Progress {
     header: Option<PartitionHeader>,
     /// Next offset to serve.
     pub(super) next: i64,
-    /// Base offset of the first batch sent.
-    pub(super) first_base: Option<i64>,
+    /// The offsets that the batches sent are served at.
+    pub(super) served: Option<OffsetRange>,
     pub(super) bytes: u64,
     pub(super) batches: u64,
     max_bytes: u64,
@@ -146,7 +146,7 @@ impl Progress {
         Self {
             header: Some(header),
             next: request.offset,
-            first_base: None,
+            served: None,
             bytes: 0,
             batches: 0,
             max_bytes: request.max_bytes,
@@ -172,8 +172,13 @@ impl Progress {
         self.bytes + len as u64 <= self.max_bytes || (self.batches == 0 && self.min_one_batch)
     }
 
-    pub(super) fn sent(&mut self, batch: &CanonicalRecord, len: usize) {
-        self.first_base.get_or_insert(batch.range().base());
+    /// Takes a batch into account that is served as far as `last`, and goes on behind
+    /// its end.
+    pub(super) fn sent(&mut self, batch: &CanonicalRecord, last: i64, len: usize) {
+        let range = batch.range();
+        let base = self.served.map_or(range.base().max(self.next), OffsetRange::base);
+        self.served = OffsetRange::new(base, last);
+        self.next = self.next.max(range.end());
         self.bytes += len as u64;
         self.batches += 1;
     }
@@ -298,9 +303,7 @@ async fn trailer(
         Err(error) => trailer.fail(&error),
     }
     if request.isolation == Isolation::ReadCommitted {
-        let returned =
-            progress.first_base.and_then(|base| OffsetRange::new(base, progress.next - 1));
-        match aborted::collect(fetcher, snapshot, returned, stats).await {
+        match aborted::collect(fetcher, snapshot, progress.served, stats).await {
             Ok(found) => trailer.aborted = Some(found),
             // Data without its aborted list would be served as committed.
             Err(error) => trailer.fail(&error),
@@ -412,8 +415,8 @@ async fn archive(
         let before = progress.next;
         let mut stream = std::pin::pin!(fetcher.reader.chunks(entry, &toc, chunks, stats));
         while let Some(raw) = stream.next().await {
-            let walked =
-                walk(&raw?, bound, progress).map_err(|why| contradiction(why.to_string()))?;
+            let walked = walk(&raw?, entry.summary.range.last(), bound, progress)
+                .map_err(|why| contradiction(why.to_string()))?;
             if let Some(data) = walked.data {
                 progress.send_data(sink, data).await?;
             }
@@ -433,9 +436,11 @@ struct Walked {
     end: Option<EndReason>,
 }
 
-/// Takes from one chunk the batches that belong to the answer.
+/// Takes from one chunk the batches that belong to the answer. The archive serves
+/// them as far as `last`.
 fn walk(
     raw: &Bytes,
+    last: i64,
     bound: Bound,
     progress: &mut Progress,
 ) -> Result<Walked, crate::archive::ArchiveError> {
@@ -467,8 +472,17 @@ fn walk(
         let start = *from.get_or_insert(at);
         at += len;
         ends.push(at - start);
-        progress.sent(&batch, len);
-        progress.next = range.end();
+        progress.sent(&batch, range.last().min(last), len);
+        if range.last() > last {
+            // It filled a gap and reaches over what was there: what follows it is not
+            // what follows its offsets here, and markers may lie beneath its end.
+            end = Some(if progress.next < bound.offset {
+                EndReason::OffsetsGoBack
+            } else {
+                bound.reason
+            });
+            break;
+        }
     }
     let data = from.map(|from| Data { wire: raw.slice(from..at), ends });
     Ok(Walked { data, end })

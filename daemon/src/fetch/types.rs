@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 
-use crate::archive::AbortedTransaction;
 use crate::catalog::Gap;
 use crate::error::ErrorKind;
 use crate::record::{OffsetRange, TopicPartition};
@@ -249,7 +248,21 @@ pub enum EndReason {
     Failed,
 }
 
-/// The aborted transactions that touch an answer.
+/// A transaction that was aborted, as consumers are told (KIP-98): they drop the
+/// producer's records from the first offset on until they meet its marker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AbortedTransaction {
+    /// The producer.
+    pub producer_id: i64,
+    /// The first offset of the transaction in the archives that the answer touches:
+    /// not above its first batch in the answer, and its true first offset unless it
+    /// began in an archive before them.
+    pub first_offset: i64,
+    /// The offset of the marker that aborts it.
+    pub last_offset: i64,
+}
+
+/// The aborted transactions that have batches in an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Aborted {
     /// Ascending by the offset of their markers.

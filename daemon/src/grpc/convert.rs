@@ -4,7 +4,7 @@
 use tierd_proto::v1;
 use tonic::Status;
 
-use crate::archive::{AbortedTransaction, ArchiveSummary, IndexLevel, UNKNOWN_TIMESTAMP};
+use crate::archive::{ArchiveSummary, IndexLevel, UNKNOWN_TIMESTAMP};
 use crate::catalog::{ArchiveEntry, Gap, GapKind};
 use crate::error::{Classify, ErrorKind};
 use crate::fetch::{
@@ -153,7 +153,7 @@ pub(super) fn trailer(trailer: PartitionTrailer) -> v1::PartitionTrailer {
 }
 
 fn aborted(found: Aborted) -> v1::AbortedTransactions {
-    let mut transactions: Vec<AbortedTransaction> = found.transactions;
+    let mut transactions = found.transactions;
     transactions.sort_by_key(|aborted| (aborted.first_offset, aborted.last_offset));
     v1::AbortedTransactions {
         transactions: transactions
@@ -162,7 +162,6 @@ fn aborted(found: Aborted) -> v1::AbortedTransactions {
                 producer_id: aborted.producer_id,
                 first_offset: aborted.first_offset,
                 last_offset: aborted.last_offset,
-                last_stable_offset: aborted.last_stable_offset,
             })
             .collect(),
         searched_to: found.searched_to,
@@ -249,7 +248,7 @@ pub(super) fn archive(
         log_bytes: summary.log_bytes,
         overlaps: summary.overlaps,
         bad_crcs: summary.bad_crcs,
-        aborted: summary.aborted,
+        transactions: summary.transactions,
         min_timestamp: time(summary, summary.min_timestamp),
         max_timestamp: time(summary, summary.max_timestamp),
         min_leader_epoch: summary.leader_epochs.0,

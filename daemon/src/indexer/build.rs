@@ -9,9 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::plan::{Frame, Run};
 use super::scan::{Segments, Source};
 use super::{IndexError, Pulse};
-use crate::archive::{
-    ArchiveIdentity, ArchiveOptions, ArchiveWriter, BuiltArchive, OpenTransaction, Room, WalRank,
-};
+use crate::archive::{ArchiveIdentity, ArchiveOptions, ArchiveWriter, BuiltArchive, Room, WalRank};
 use crate::record::OffsetRange;
 use crate::wal::WalFormat;
 
@@ -36,9 +34,9 @@ impl Site {
         if self.abandoned.is_cancelled() { Err(IndexError::Stopped) } else { Ok(()) }
     }
 
-    fn writer(&self, start: i64, open: Vec<OpenTransaction>) -> Result<ArchiveWriter, IndexError> {
+    fn writer(&self, start: i64) -> Result<ArchiveWriter, IndexError> {
         let identity = self.identity.clone();
-        Ok(ArchiveWriter::create(&self.scratch, identity, start, open, self.options)?)
+        Ok(ArchiveWriter::create(&self.scratch, identity, start, self.options)?)
     }
 }
 
@@ -66,14 +64,9 @@ pub(super) struct Built {
 }
 
 /// Packs as much of `run` from `cursor` on as one archive takes.
-pub(super) fn build(
-    site: &Site,
-    run: &Run,
-    cursor: Cursor,
-    open: Vec<OpenTransaction>,
-) -> Result<Built, IndexError> {
+pub(super) fn build(site: &Site, run: &Run, cursor: Cursor) -> Result<Built, IndexError> {
     let mut segments = Segments::new(site.format, &site.identity.tp, &site.sources);
-    let mut writer = site.writer(cursor.start, open)?;
+    let mut writer = site.writer(cursor.start)?;
     let mut next = cursor;
     for &index in &run.chain[cursor.chain..] {
         let frame = &site.frames[index as usize];
@@ -111,7 +104,7 @@ pub(super) fn build_latecomers(
 ) -> Result<(BuiltArchive, usize), IndexError> {
     let mut segments = Segments::new(site.format, &site.identity.tp, &site.sources);
     let start = late.first().map_or(0, |&first| site.frames[first as usize].base());
-    let mut writer = site.writer(start, Vec::new())?;
+    let mut writer = site.writer(start)?;
     let taken = push_overlaps(&mut writer, site, &mut segments, late.iter())?;
     Ok((writer.finish()?, taken))
 }

@@ -22,6 +22,7 @@ pub mod plan;
 mod report;
 mod scan;
 mod scratch;
+mod transactions;
 
 use std::path::PathBuf;
 use std::sync::Arc;

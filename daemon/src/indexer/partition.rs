@@ -8,8 +8,9 @@ use super::build::{Built, Cursor, Site, build, build_latecomers};
 use super::plan::{Archived, Frame, Plan, Run, plan};
 use super::report::PartitionReport;
 use super::scan::{Segments, Source, drop_copies, frames_of, hull};
+use super::transactions::open_after;
 use super::{IndexError, Indexer, RACES_MAX};
-use crate::archive::{ArchiveIdentity, BatchRef, BuiltArchive, OpenTransaction};
+use crate::archive::{ArchiveIdentity, BatchRef, BuiltArchive};
 use crate::catalog::{ArchiveEntry, CatalogError, Edit, Gap, Snapshot};
 use crate::metrics::Stage;
 use crate::read::ReadStats;
@@ -187,14 +188,14 @@ impl Carrier<'_> {
         let mut cursor = Cursor::at(&run);
         while cursor.chain < run.chain.len() {
             let (site, job) = (self.site.clone(), Arc::clone(&run));
-            let open = self.open_at(cursor.start, run.fill);
             let timed = self.indexer.metrics.stage_begins(Stage::Build);
-            let Built { archive, next } =
-                blocking(move || build(&site, &job, cursor, open)).await?;
+            let Built { archive, next } = blocking(move || build(&site, &job, cursor)).await?;
             drop(timed);
+            let (reader, end) = (&self.indexer.reader, archive.summary.range.end());
+            let open = open_after(reader, self.snapshot.as_deref(), &archive.toc, end).await?;
             let edit = Edit {
                 gaps: std::mem::take(&mut gaps),
-                open_transactions: Some(self.open_after(&archive, run.fill, cursor.start)),
+                open_transactions: Some(open),
                 ..Edit::default()
             };
             if let Outcome::Outrun = self.publish(archive, edit).await? {
@@ -219,23 +220,6 @@ impl Carrier<'_> {
             rest.drain(..taken);
         }
         Ok(Outcome::Done)
-    }
-
-    /// The transactions open where an archive begins: for growth all that the
-    /// manifest knows, inside a gap only those that began before it.
-    fn open_at(&self, start: i64, fill: bool) -> Vec<OpenTransaction> {
-        let all = self.snapshot.as_deref().map_or(&[][..], Snapshot::open_transactions);
-        all.iter().copied().filter(|open| !fill || open.first_offset < start).collect()
-    }
-
-    /// The transactions open at the end of the log once `archive` is committed.
-    fn open_after(&self, archive: &BuiltArchive, fill: bool, start: i64) -> Vec<OpenTransaction> {
-        let mut open = archive.open.clone();
-        if fill {
-            let all = self.snapshot.as_deref().map_or(&[][..], Snapshot::open_transactions);
-            open.extend(all.iter().copied().filter(|known| known.first_offset >= start));
-        }
-        open
     }
 
     /// Uploads `archive` under the name of the next manifest and commits it.

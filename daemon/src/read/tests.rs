@@ -46,8 +46,7 @@ async fn bench(count: i64, value: impl Fn(i64) -> Vec<u8>) -> Bench {
     let tp = TopicPartition::new(TopicName::new("t").unwrap(), 0).unwrap();
     let identity = ArchiveIdentity { tp, incarnation: 0 };
     let options = ArchiveOptions::default();
-    let mut writer =
-        ArchiveWriter::create(scratch.path(), identity.clone(), 0, Vec::new(), options).unwrap();
+    let mut writer = ArchiveWriter::create(scratch.path(), identity.clone(), 0, options).unwrap();
     for offset in 0..count {
         writer.push(&batch(offset, value(offset)), WalRank::default()).unwrap();
     }

@@ -7,7 +7,7 @@ use std::io::Read;
 use bytes::Bytes;
 use tierd::archive::{
     ArchiveError, ArchiveIdentity, ArchiveOptions, ArchiveWriter, BuiltArchive, Footer, IndexLevel,
-    OpenTransaction, Verified, WalRank, verify_stream,
+    Verified, WalRank, verify_stream,
 };
 use tierd::record::{CanonicalRecord, TopicName, TopicPartition};
 
@@ -17,7 +17,6 @@ use super::bytes::{Batch, LOG_APPEND_TIME, Record, SNAPPY};
 #[derive(Default)]
 pub(super) struct Input {
     pub(super) start: i64,
-    pub(super) open: Vec<OpenTransaction>,
     pub(super) chain: Vec<CanonicalRecord>,
     pub(super) overlaps: Vec<CanonicalRecord>,
     pub(super) options: ArchiveOptions,
@@ -41,8 +40,7 @@ impl Input {
 
     pub(super) fn try_build(&self) -> Result<BuiltArchive, ArchiveError> {
         let scratch = std::env::temp_dir();
-        let (open, options) = (self.open.clone(), self.options);
-        let mut writer = ArchiveWriter::create(&scratch, identity(), self.start, open, options)?;
+        let mut writer = ArchiveWriter::create(&scratch, identity(), self.start, self.options)?;
         let mut position = 0;
         for batch in &self.chain {
             writer.push(batch, WalRank { segment: 1, position })?;
@@ -79,10 +77,6 @@ pub(super) fn one_of_everything() -> Input {
     };
     Input {
         start: 100,
-        open: vec![
-            OpenTransaction { producer_id: 40, first_offset: 90 },
-            OpenTransaction { producer_id: 41, first_offset: 95 },
-        ],
         chain: vec![
             // Begins below the archive's first offset.
             Batch::of(98, 12).record(),

@@ -60,15 +60,15 @@ fn toc(toc: &Toc) -> Value {
             "digest": hex(&chunk.digest),
         })
     };
-    let aborted = |one: &tierd::archive::AbortedTransaction| {
-        json!([one.producer_id, one.first_offset, one.last_offset, one.last_stable_offset])
+    let ended = |one: &tierd::archive::EndedTransaction| {
+        json!([one.producer_id, one.first_offset, one.marker, one.aborted])
     };
     let open = |one: &tierd::archive::OpenTransaction| json!([one.producer_id, one.first_offset]);
     json!({
         "files": toc.files.iter().map(file).collect::<Vec<_>>(),
         "chunks": toc.chunks.iter().map(chunk).collect::<Vec<_>>(),
         "epochs": toc.epochs,
-        "aborted": toc.aborted.iter().map(aborted).collect::<Vec<_>>(),
+        "ended": toc.ended.iter().map(ended).collect::<Vec<_>>(),
         "open": toc.open.iter().map(open).collect::<Vec<_>>(),
     })
 }
@@ -92,7 +92,7 @@ fn summary(summary: &ArchiveSummary) -> Value {
         "leader_epochs": [summary.leader_epochs.0, summary.leader_epochs.1],
         "index_level": format!("{:?}", summary.index_level),
         "index_bytes": summary.index_bytes,
-        "aborted": summary.aborted,
+        "transactions": summary.transactions,
         "length": summary.length,
         "digest": hex(&summary.digest),
         "toc": place(&summary.toc),

@@ -13,42 +13,40 @@ fn any_toc() -> impl Strategy<Value = Toc> {
         prop::collection::vec(chunk, 0..5),
     );
     let epochs = prop::collection::btree_map(0i32..100, 0i64..1000, 0..4);
-    let aborted = prop::collection::vec((any::<i64>(), 0i64..1000, 0i64..1000), 0..5);
+    let ended = prop::collection::vec((any::<i64>(), 0i64..1000, 0i64..1000), 0..5);
     let open = prop::collection::btree_map(any::<i64>(), 0i64..1000, 0..5);
-    (files, epochs, aborted, open).prop_map(
-        |((log, overlap, some, others), epochs, aborted, open)| {
-            let mut toc = Toc::default();
-            let mut place = 10;
-            add(&mut toc, &mut place, EntryName::Metadata, &some[..1]);
-            if log {
-                add(&mut toc, &mut place, EntryName::Log(5), &some);
-            }
-            if overlap || !log {
-                add(&mut toc, &mut place, EntryName::OverlapLog(3), &some);
-            }
-            add(&mut toc, &mut place, EntryName::Index("ab.term".to_owned()), &others);
-            add(&mut toc, &mut place, EntryName::Batches, &some[..1]);
-            let mut offset = 0;
-            for (epoch, more) in epochs {
-                offset += more;
-                toc.epochs.push((epoch, offset));
-            }
-            for (producer_id, first_offset, more) in aborted {
-                offset += more;
-                toc.aborted.push(AbortedTransaction {
-                    producer_id,
-                    first_offset,
-                    last_offset: offset,
-                    last_stable_offset: offset + 1,
-                });
-            }
-            toc.open = open
-                .into_iter()
-                .map(|(producer_id, first_offset)| OpenTransaction { producer_id, first_offset })
-                .collect();
-            toc
-        },
-    )
+    (files, epochs, ended, open).prop_map(|((log, overlap, some, others), epochs, ended, open)| {
+        let mut toc = Toc::default();
+        let mut place = 10;
+        add(&mut toc, &mut place, EntryName::Metadata, &some[..1]);
+        if log {
+            add(&mut toc, &mut place, EntryName::Log(5), &some);
+        }
+        if overlap || !log {
+            add(&mut toc, &mut place, EntryName::OverlapLog(3), &some);
+        }
+        add(&mut toc, &mut place, EntryName::Index("ab.term".to_owned()), &others);
+        add(&mut toc, &mut place, EntryName::Batches, &some[..1]);
+        let mut offset = 0;
+        for (epoch, more) in epochs {
+            offset += more;
+            toc.epochs.push((epoch, offset));
+        }
+        for (producer_id, first_offset, more) in ended {
+            offset += more;
+            toc.ended.push(EndedTransaction {
+                producer_id,
+                first_offset: (more % 3 > 0).then_some(first_offset),
+                marker: offset,
+                aborted: more % 2 == 0,
+            });
+        }
+        toc.open = open
+            .into_iter()
+            .map(|(producer_id, first_offset)| OpenTransaction { producer_id, first_offset })
+            .collect();
+        toc
+    })
 }
 
 fn add(toc: &mut Toc, place: &mut u64, name: EntryName, chunks: &[(u32, u32, [u8; 16])]) {
@@ -233,6 +231,21 @@ fn tables_that_contradict_themselves_are_refused() {
     refuse("log chunks that do not ascend", |toc| toc.chunks[2].last = toc.chunks[1].last);
     refuse("positions that do not follow", |toc| toc.chunks[4].first = 1);
     refuse("epochs that fall", |toc| toc.epochs = vec![(2, 5), (1, 6)]);
+    let ended = |first_offset, marker| EndedTransaction {
+        producer_id: 1,
+        first_offset,
+        marker,
+        aborted: true,
+    };
+    let with = |ended: Vec<EndedTransaction>| Toc { ended, ..example() }.encode();
+    for bad in [vec![ended(None, 5), ended(None, 4)], vec![ended(Some(-2), 4)]] {
+        assert!(decode(&with(bad.clone()), end(&example())).is_err(), "{bad:?}");
+    }
+    let mut neither = with(vec![ended(Some(3), 4)]);
+    // Behind it lies the empty section of what is open.
+    let outcome = neither.len() - 9;
+    neither[outcome] = 2;
+    assert!(decode(&neither, end(&example())).is_err(), "neither committed nor aborted");
     refuse("a producer twice", |toc| {
         toc.open = vec![OpenTransaction { producer_id: 1, first_offset: 0 }; 2];
     });

@@ -13,7 +13,7 @@
 //! regular files with exactly the header that tierd writes.
 //!
 //! Not proven here, because it needs more than the object: that the batches are
-//! the broker's, and which transactions were open before its first offset.
+//! the broker's.
 
 mod bridge;
 mod envelope;
@@ -334,7 +334,7 @@ impl<'a> Content<'a> {
             leader_epochs: tally.leader_epochs(),
             index_level: metadata.index_level,
             index_bytes: toc.index_files().map(|file| file.raw_len).sum(),
-            aborted: toc.aborted.len() as u32,
+            transactions: toc.transactions(),
             length: self.length,
             digest,
             toc: self.place,

@@ -60,7 +60,7 @@ fn honest() -> Parts {
         leader_epochs: (0, 0),
         index_level: IndexLevel::None,
         index_bytes: 0,
-        aborted: 0,
+        transactions: 0,
         length: 0,
         digest: [0; 32],
         toc: TocPlace { offset: 0, length: 0, raw: 0, encoding: Encoding::Stored, digest: [0; 16] },
@@ -134,7 +134,7 @@ fn every_lie_is_found_though_every_digest_fits() {
     refuse("another count of batches", &|parts| parts.summary.batches = 3);
     refuse("another count of records", &|parts| parts.summary.records = 14);
     refuse("another count of bad CRCs", &|parts| parts.summary.bad_crcs = 1);
-    refuse("another count of aborted", &|parts| parts.summary.aborted = 1);
+    refuse("another count of transactions", &|parts| parts.summary.transactions = 1);
     refuse("a shorter range", &|parts| parts.summary.range = OffsetRange::new(0, 13).unwrap());
     refuse("an earlier greatest time", &|parts| parts.summary.max_timestamp = 0);
     refuse("other epochs", &|parts| parts.summary.leader_epochs = (0, 1));
@@ -153,8 +153,7 @@ fn every_lie_is_found_though_every_digest_fits() {
 fn a_stored_padding_that_is_not_zero_is_the_only_freedom_left_and_the_crc_takes_it() {
     let folder = tempfile::tempdir().unwrap();
     let options = ArchiveOptions { index_level: IndexLevel::None, ..ArchiveOptions::default() };
-    let mut writer =
-        ArchiveWriter::create(folder.path(), identity(), 0, Vec::new(), options).unwrap();
+    let mut writer = ArchiveWriter::create(folder.path(), identity(), 0, options).unwrap();
     writer.push(&data(0, 3), WalRank::default()).unwrap();
     let built = writer.finish().unwrap();
     let mut bytes = std::fs::read(&built.path).unwrap();
@@ -190,8 +189,7 @@ impl AsyncRead for Failing {
 fn a_stream_that_fails_is_no_damage() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer =
-        ArchiveWriter::create(folder.path(), identity(), 0, Vec::new(), ArchiveOptions::default())
-            .unwrap();
+        ArchiveWriter::create(folder.path(), identity(), 0, ArchiveOptions::default()).unwrap();
     writer.push(&data(0, 300), WalRank::default()).unwrap();
     let built = writer.finish().unwrap();
     let bytes = std::fs::read(&built.path).unwrap();

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
+use crate::archive::OpenTransaction;
 use crate::archive::fixture::{control, data, header, on_the_wire, transactional, with};
 use crate::error::{Classify, ErrorKind};
 use crate::record::{TopicName, TopicPartition};
@@ -16,8 +17,7 @@ fn identity() -> ArchiveIdentity {
 /// A writer in a folder of its own that starts at `start`.
 fn writer(start: i64, options: ArchiveOptions) -> (TempDir, ArchiveWriter) {
     let scratch = tempfile::tempdir().unwrap();
-    let writer =
-        ArchiveWriter::create(scratch.path(), identity(), start, Vec::new(), options).unwrap();
+    let writer = ArchiveWriter::create(scratch.path(), identity(), start, options).unwrap();
     (scratch, writer)
 }
 
@@ -52,7 +52,7 @@ fn scratch_is_empty_once_writer_or_archive_is_dropped() {
 #[test]
 fn a_scratch_folder_that_is_not_there_is_named() {
     let missing = Path::new("/nonexistent/scratch");
-    let error = ArchiveWriter::create(missing, identity(), 0, Vec::new(), plain()).unwrap_err();
+    let error = ArchiveWriter::create(missing, identity(), 0, plain()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("/nonexistent/scratch"), "{error}");
 }
@@ -109,33 +109,19 @@ fn an_archive_is_full_at_its_target_and_at_its_span() {
 }
 
 #[test]
-fn transactions_go_on_from_archive_to_archive() {
-    let chain = [
-        vec![transactional(0, 2, 7), transactional(2, 2, 8)],
-        vec![data(4, 3), control(7, 8, 1), transactional(8, 1, 9)],
-        vec![control(9, 7, 0), control(10, 9, 0)],
-    ];
-    let mut open = Vec::new();
-    let mut told = Vec::new();
-    let mut start = 0;
-    for batches in chain {
-        let scratch = tempfile::tempdir().unwrap();
-        let mut writer =
-            ArchiveWriter::create(scratch.path(), identity(), start, open, plain()).unwrap();
-        for batch in &batches {
-            push(&mut writer, batch).unwrap();
-        }
-        let built = writer.finish().unwrap();
-        assert_eq!(built.toc.open, built.open);
-        assert_eq!(built.summary.aborted as usize, built.toc.aborted.len());
-        start = built.summary.range.end();
-        open = built.open.clone();
-        told.extend(built.toc.aborted.iter().map(|one| {
-            (one.producer_id, one.first_offset, one.last_offset, one.last_stable_offset)
-        }));
+fn an_archive_lists_what_its_own_batches_say_of_transactions() {
+    let (_scratch, mut writer) = writer(4, plain());
+    let chain = [data(4, 3), control(7, 8, 1), transactional(8, 1, 9), transactional(9, 2, 7)];
+    for batch in &chain {
+        push(&mut writer, batch).unwrap();
     }
-    assert_eq!(told, [(7, 0, 9, 8), (9, 8, 10, 11)]);
-    assert_eq!(open, []);
+    push(&mut writer, &control(11, 9, 0)).unwrap();
+    let built = writer.finish().unwrap();
+    let ended: Vec<_> =
+        built.toc.ended.iter().map(|one| (one.producer_id, one.first_offset, one.marker)).collect();
+    assert_eq!(ended, [(8, None, 7), (9, Some(8), 11)]);
+    assert_eq!(built.toc.open, [OpenTransaction { producer_id: 7, first_offset: 9 }]);
+    assert_eq!((built.summary.transactions, built.toc.transactions()), (3, 3));
 }
 
 #[test]
