@@ -16,6 +16,7 @@ mod operations;
 mod oracle;
 mod pipeline;
 mod record_codec;
+mod streams;
 mod three_phase;
 mod tidy;
 mod wal_fixtures;
