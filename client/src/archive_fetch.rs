@@ -6,13 +6,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::broker::{EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer};
+use crate::broker::{BrokerReport, EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer};
 use crate::client::ArchiveClient;
 use crate::counters::CounterValues;
 use crate::describe::Described;
 use crate::error::ArchiveError;
 use crate::stream::FetchStream;
-use crate::types::{FetchArgs, Outcome, TopicPartition};
+use crate::types::{AbortedTransactions, FetchArgs, OffsetRange, Outcome, TopicPartition};
 
 /// A future in a box, so that traits with it make objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -43,6 +43,19 @@ pub trait ArchiveFetch: fmt::Debug + Send + Sync {
         &'a self,
         queries: &'a [EpochArgs],
     ) -> BoxFuture<'a, Result<Vec<PartitionAnswer<Option<EpochEnd>>>, ArchiveError>>;
+
+    /// See [`ArchiveClient::list_aborted_transactions`].
+    fn list_aborted_transactions<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        range: OffsetRange,
+    ) -> BoxFuture<'a, Result<AbortedTransactions, ArchiveError>>;
+
+    /// See [`ArchiveClient::report`].
+    fn report<'a>(
+        &'a self,
+        report: &'a BrokerReport,
+    ) -> BoxFuture<'a, Result<Vec<PartitionAnswer<()>>, ArchiveError>>;
 
     /// See [`ArchiveClient::counters`].
     fn counters(&self) -> CounterValues;
@@ -76,6 +89,21 @@ impl ArchiveFetch for ArchiveClient {
         queries: &'a [EpochArgs],
     ) -> BoxFuture<'a, Result<Vec<PartitionAnswer<Option<EpochEnd>>>, ArchiveError>> {
         Box::pin(Self::offset_for_leader_epoch(self, queries))
+    }
+
+    fn list_aborted_transactions<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        range: OffsetRange,
+    ) -> BoxFuture<'a, Result<AbortedTransactions, ArchiveError>> {
+        Box::pin(Self::list_aborted_transactions(self, partition, range))
+    }
+
+    fn report<'a>(
+        &'a self,
+        report: &'a BrokerReport,
+    ) -> BoxFuture<'a, Result<Vec<PartitionAnswer<()>>, ArchiveError>> {
+        Box::pin(Self::report(self, report))
     }
 
     fn counters(&self) -> CounterValues {

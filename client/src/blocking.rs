@@ -6,13 +6,15 @@ use std::sync::mpsc;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::archive_fetch::Phase3;
-use crate::broker::{EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer};
+use crate::broker::{BrokerReport, EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer};
 use crate::client::{ArchiveClient, ClientOptions};
 use crate::counters::CounterValues;
 use crate::describe::{ArchiveInfo, Described, Explanation, ListArgs};
 use crate::error::ArchiveError;
 use crate::stream::FetchStream;
-use crate::types::{FetchArgs, Outcome, StreamItem, TopicPartition};
+use crate::types::{
+    AbortedTransactions, FetchArgs, OffsetRange, Outcome, StreamItem, TopicPartition,
+};
 
 /// An [`ArchiveClient`] whose calls block. Calls from several threads run side
 /// by side. Called on an async worker it holds that worker up, as any blocking
@@ -138,6 +140,28 @@ impl BlockingArchiveClient {
     ) -> Result<Vec<PartitionAnswer<Option<EpochEnd>>>, ArchiveError> {
         let (client, queries) = (self.client.clone(), queries.to_vec());
         self.wait(async move { client.offset_for_leader_epoch(&queries).await })?
+    }
+
+    /// See [`ArchiveClient::list_aborted_transactions`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn list_aborted_transactions(
+        &self,
+        partition: &TopicPartition,
+        range: OffsetRange,
+    ) -> Result<AbortedTransactions, ArchiveError> {
+        let (client, partition) = (self.client.clone(), partition.clone());
+        self.wait(async move { client.list_aborted_transactions(&partition, range).await })?
+    }
+
+    /// See [`ArchiveClient::report`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn report(&self, report: BrokerReport) -> Result<Vec<PartitionAnswer<()>>, ArchiveError> {
+        let client = self.client.clone();
+        self.wait(async move { client.report(&report).await })?
     }
 
     /// See [`ArchiveClient::counters`].

@@ -89,6 +89,8 @@ pub struct OffsetArgs {
     pub upper_bound: Option<i64>,
     /// Which records may be found.
     pub isolation: Isolation,
+    /// The leader epoch the caller takes for the current one; `None` is not compared.
+    pub current_leader_epoch: Option<i32>,
 }
 
 impl OffsetArgs {
@@ -103,6 +105,7 @@ impl OffsetArgs {
             starting_offset: None,
             upper_bound: None,
             isolation: Isolation::ReadUncommitted,
+            current_leader_epoch: None,
         }
     }
 }
@@ -129,6 +132,8 @@ pub struct EpochArgs {
     pub incarnation: Option<u32>,
     /// The epoch.
     pub leader_epoch: i32,
+    /// The leader epoch the caller takes for the current one; `None` is not compared.
+    pub current_leader_epoch: Option<i32>,
 }
 
 /// Where a leader epoch ends.
@@ -139,6 +144,52 @@ pub struct EpochEnd {
     pub leader_epoch: i32,
     /// Its end (exclusive) within the archive.
     pub end_offset: i64,
+}
+
+/// What a broker is for a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It leads.
+    Leader,
+    /// It follows.
+    Follower,
+}
+
+/// How the broker and its partitions stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BrokerReport {
+    /// When the broker started, in milliseconds since 1970: segments of its log that
+    /// were last written before are closed.
+    pub started_at_ms: Option<i64>,
+    /// At most 1,000; as many reports as it takes.
+    pub partitions: Vec<PartitionReport>,
+}
+
+/// How one partition stands. What is `None` or empty stays as reported before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartitionReport {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The topic's id, where the broker gives topics one.
+    pub topic_id: Option<[u8; 16]>,
+    /// What the broker is for it.
+    pub role: Option<Role>,
+    /// The current leader epoch.
+    pub leader_epoch: Option<i32>,
+    /// Leader epochs of the log with the first offset of each, ascending.
+    pub lineage: Vec<(i32, i64)>,
+    /// First offset that is not committed. Nothing from the lower of this and
+    /// `last_stable_offset` on is archived.
+    pub high_watermark: Option<i64>,
+    /// First offset of the earliest transaction that has not ended; the high watermark
+    /// where there is none.
+    pub last_stable_offset: Option<i64>,
+    /// First offset that consumers may read.
+    pub log_start: Option<i64>,
+    /// First offset that the broker's own disk holds.
+    pub local_log_start: Option<i64>,
 }
 
 #[cfg(test)]

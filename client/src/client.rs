@@ -8,7 +8,7 @@ use tierd_proto::v1;
 use tierd_proto::v1::archive_client::ArchiveClient as GrpcClient;
 use tonic::transport::Channel;
 
-use crate::broker::{EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer};
+use crate::broker::{BrokerReport, EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer};
 use crate::connect::Connection;
 use crate::convert::{self, broker};
 use crate::counters::{CounterValues, Counters};
@@ -18,7 +18,7 @@ use crate::list::ArchiveList;
 use crate::read;
 use crate::retry::{Deadline, Retries};
 use crate::stream::{self as fetch_stream, FetchStream};
-use crate::types::{FetchArgs, Outcome, TopicPartition};
+use crate::types::{AbortedTransactions, FetchArgs, OffsetRange, Outcome, TopicPartition};
 
 /// How a client behaves. The defaults suit a sidecar on the same machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,8 +145,21 @@ impl ArchiveClient {
         &self,
         partitions: &[TopicPartition],
     ) -> Result<Vec<Described>, ArchiveError> {
+        self.describe_from(partitions, 0).await
+    }
+
+    /// As [`Self::describe`], with the gaps from offset `gaps_from` on: one answer
+    /// lists some hundred of a partition.
+    ///
+    /// # Errors
+    /// As [`Self::describe`].
+    pub async fn describe_from(
+        &self,
+        partitions: &[TopicPartition],
+        gaps_from: i64,
+    ) -> Result<Vec<Described>, ArchiveError> {
         let partitions = partitions.iter().map(convert::topic_partition).collect();
-        let request = v1::DescribeArchiveRequest { partitions };
+        let request = v1::DescribeArchiveRequest { partitions, gaps_from: Some(gaps_from) };
         let described = self
             .call(None, |mut grpc| {
                 let request = request.clone();
@@ -253,6 +266,46 @@ impl ArchiveClient {
             })
             .await?;
         Ok(found.partitions.into_iter().map(broker::epoch_answer).collect())
+    }
+
+    /// The aborted transactions that touch `range`, as far as the archive knows: the
+    /// broker goes on in its own index from where the search ended.
+    ///
+    /// # Errors
+    /// When the range begins outside of the archive, or the call fails.
+    pub async fn list_aborted_transactions(
+        &self,
+        partition: &TopicPartition,
+        range: OffsetRange,
+    ) -> Result<AbortedTransactions, ArchiveError> {
+        let request = broker::aborted_query(partition, range);
+        let found = self
+            .call(None, |mut grpc| {
+                let request = request.clone();
+                async move { grpc.list_aborted_transactions(request).await }
+            })
+            .await?;
+        broker::aborted_answer(partition, range, found)
+    }
+
+    /// Tells tierd how the broker and its partitions stand. Repeated after either side
+    /// restarts, and whenever something changes.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Invalid`] when the daemon archives nothing; when the call fails
+    /// as a whole. What is wrong with one partition stands in its answer.
+    pub async fn report(
+        &self,
+        report: &BrokerReport,
+    ) -> Result<Vec<PartitionAnswer<()>>, ArchiveError> {
+        let request = broker::report(report);
+        let answered = self
+            .call(None, |mut grpc| {
+                let request = request.clone();
+                async move { grpc.report_partition_state(request).await }
+            })
+            .await?;
+        Ok(answered.partitions.into_iter().map(broker::report_answer).collect())
     }
 
     /// The counters, of all clones.

@@ -42,6 +42,9 @@ pub struct Description {
     pub bounds: Bounds,
     /// Declared gaps, ascending.
     pub gaps: Vec<Gap>,
+    /// Whether there are more gaps behind the last one:
+    /// [`describe_from`](crate::ArchiveClient::describe_from) gives them.
+    pub more_gaps: bool,
     /// Archives that the manifest references.
     pub archives: u64,
     /// Bytes of these objects.

@@ -14,7 +14,12 @@ const UNKNOWN_SERVER_ERROR: i16 = -1;
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const KAFKA_STORAGE_ERROR: i16 = 56;
+const FENCED_LEADER_EPOCH: i16 = 74;
+const UNKNOWN_LEADER_EPOCH: i16 = 75;
 const OFFSET_NOT_AVAILABLE: i16 = 78;
+const UNKNOWN_TOPIC_ID: i16 = 100;
+const INCONSISTENT_TOPIC_ID: i16 = 103;
+const OFFSET_MOVED_TO_TIERED_STORAGE: i16 = 109;
 
 /// Why the archive gave no batches.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +64,61 @@ pub enum ArchiveError {
     /// behind it; going on is a loss to write down.
     #[error("offsets {} to {} are a declared gap ({})", .0.range.first, .0.range.last, .0.kind)]
     Gap(Gap),
+    /// The leader epoch given is older than the one reported: the caller is not the
+    /// leader any more.
+    #[error("{message}")]
+    FencedLeaderEpoch {
+        /// Which epochs.
+        message: String,
+    },
+    /// The leader epoch given is newer than the one reported: the report is late.
+    #[error("{message}")]
+    UnknownLeaderEpoch {
+        /// Which epochs.
+        message: String,
+    },
+    /// The archive knows no topic of the id given. Where the broker does, nothing of
+    /// it is archived yet.
+    #[error("{message}")]
+    UnknownTopicId {
+        /// Which topic.
+        message: String,
+    },
+    /// The topic of the name given has another id: it was deleted and made anew.
+    #[error("{message}")]
+    InconsistentTopicId {
+        /// Which topic.
+        message: String,
+    },
+    /// What is archived of the offset is of another lineage than the caller's: it
+    /// was truncated.
+    #[error("{message}")]
+    OutsideLineage {
+        /// The offset asked for.
+        offset: i64,
+        /// Which epochs.
+        message: String,
+    },
+    /// A follower asked for what is archived. It takes the leader's state instead and
+    /// goes on behind it.
+    #[error("offset {offset} lies in the archive, which holds {log_start} to {archived_through}")]
+    OffsetMovedToTieredStorage {
+        /// The offset asked for.
+        offset: i64,
+        /// Lowest offset of the archive.
+        log_start: i64,
+        /// End (exclusive) of the archive.
+        archived_through: i64,
+    },
+    /// The daemon has no room for another fetch now. The broker delays the answer by
+    /// `retry_after` (Kafka's throttle time), or sends an error that consumers retry.
+    #[error("the archive is busy: {message}")]
+    Throttled {
+        /// What is exhausted.
+        message: String,
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// Archived bytes fail their check, or are not there. Asking again does not
     /// help; `tierd verify` tells more.
     #[error("archived data is damaged{}{}: {message}", from_offset(.offset), in_object(.object))]
@@ -126,7 +186,11 @@ impl ArchiveError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::NotArchivedYet { .. } | Self::Unavailable { .. } | Self::Deadline { .. }
+            Self::NotArchivedYet { .. }
+                | Self::UnknownLeaderEpoch { .. }
+                | Self::Throttled { .. }
+                | Self::Unavailable { .. }
+                | Self::Deadline { .. }
         )
     }
 
@@ -134,7 +198,12 @@ impl ArchiveError {
     /// offset: the broker's local log is the place to look.
     #[must_use]
     pub fn is_miss(&self) -> bool {
-        matches!(self, Self::NotArchivedYet { .. } | Self::UnknownTopicOrPartition { .. })
+        matches!(
+            self,
+            Self::NotArchivedYet { .. }
+                | Self::UnknownTopicOrPartition { .. }
+                | Self::UnknownTopicId { .. }
+        )
     }
 
     /// The Kafka error number to answer a consumer's Fetch with, where the
@@ -147,11 +216,17 @@ impl ArchiveError {
     #[must_use]
     pub fn kafka_error_code(&self) -> i16 {
         match self {
-            Self::BelowLogStart { .. } => OFFSET_OUT_OF_RANGE,
+            Self::BelowLogStart { .. } | Self::OutsideLineage { .. } => OFFSET_OUT_OF_RANGE,
+            Self::FencedLeaderEpoch { .. } => FENCED_LEADER_EPOCH,
+            Self::UnknownLeaderEpoch { .. } => UNKNOWN_LEADER_EPOCH,
+            Self::UnknownTopicId { .. } => UNKNOWN_TOPIC_ID,
+            Self::InconsistentTopicId { .. } => INCONSISTENT_TOPIC_ID,
+            Self::OffsetMovedToTieredStorage { .. } => OFFSET_MOVED_TO_TIERED_STORAGE,
             Self::NotArchivedYet { .. } | Self::NotReported { .. } => OFFSET_NOT_AVAILABLE,
             Self::UnknownTopicOrPartition { .. } => UNKNOWN_TOPIC_OR_PARTITION,
             Self::Gap(_)
             | Self::DataLoss { .. }
+            | Self::Throttled { .. }
             | Self::Unavailable { .. }
             | Self::Deadline { .. } => KAFKA_STORAGE_ERROR,
             Self::Invalid { .. } | Self::Protocol { .. } | Self::Internal { .. } => {
@@ -186,6 +261,37 @@ mod tests {
         ] {
             assert!(error.is_retryable() && !error.is_miss(), "{error}");
             assert_eq!(error.kafka_error_code(), KAFKA_STORAGE_ERROR);
+        }
+    }
+
+    #[test]
+    fn every_error_has_the_number_that_kafka_gave_it() {
+        let message = String::new;
+        let (retry_after, offset, log_start, archived_through) = (Duration::ZERO, 1, 0, 9);
+        let partition = Some(0);
+        let range = OffsetRange { first: 3, last: 8 };
+        let table = [
+            (ArchiveError::BelowLogStart { offset, log_start, archived_through }, 1),
+            (ArchiveError::NotArchivedYet { offset, archived_through }, 78),
+            (ArchiveError::UnknownTopicOrPartition { topic: message(), partition }, 3),
+            (ArchiveError::NotReported { message: message() }, 78),
+            (ArchiveError::FencedLeaderEpoch { message: message() }, 74),
+            (ArchiveError::UnknownLeaderEpoch { message: message() }, 75),
+            (ArchiveError::UnknownTopicId { message: message() }, 100),
+            (ArchiveError::InconsistentTopicId { message: message() }, 103),
+            (ArchiveError::OutsideLineage { offset, message: message() }, 1),
+            (ArchiveError::OffsetMovedToTieredStorage { offset, log_start, archived_through }, 109),
+            (ArchiveError::Throttled { message: message(), retry_after }, 56),
+            (ArchiveError::Gap(Gap { range, kind: GapKind::Missing }), 56),
+            (ArchiveError::DataLoss { offset: None, object: message(), message: message() }, 56),
+            (ArchiveError::unavailable(""), 56),
+            (ArchiveError::Deadline { after: retry_after }, 56),
+            (ArchiveError::invalid(""), -1),
+            (ArchiveError::protocol(""), -1),
+            (ArchiveError::Internal { message: message() }, -1),
+        ];
+        for (error, code) in table {
+            assert_eq!(error.kafka_error_code(), code, "{error:?}");
         }
     }
 

@@ -91,7 +91,10 @@ mod tests;
 pub use archive_fetch::{ArchiveFetch, BoxFuture, Phase3};
 pub use batch::{Batch, BatchIter, batches_in};
 pub use blocking::{BlockingArchiveClient, BlockingStream};
-pub use broker::{EpochArgs, EpochEnd, FoundOffset, OffsetArgs, OffsetSpec, PartitionAnswer};
+pub use broker::{
+    BrokerReport, EpochArgs, EpochEnd, FoundOffset, OffsetArgs, OffsetSpec, PartitionAnswer,
+    PartitionReport, Role,
+};
 pub use client::{ArchiveClient, ClientOptions};
 pub use counters::CounterValues;
 pub use describe::{

@@ -190,6 +190,8 @@ impl PartitionRead {
             fetch_offset: self.position,
             max_bytes: self.args.max_bytes.map(|max| max.saturating_sub(self.delivered)),
             min_one_batch: self.args.min_one_batch && self.delivered == 0,
+            // It is the epoch of the first offset, and of no later one.
+            fetch_offset_epoch: self.args.fetch_offset_epoch.filter(|_| self.delivered == 0),
             ..self.args.clone()
         };
         let mut request = tonic::Request::new(convert::request(&args));

@@ -69,14 +69,18 @@ impl<'a> Retries<'a> {
     ///
     /// # Errors
     /// Gives `error` back when there is to be none: it is not
-    /// [`ArchiveError::Unavailable`], it was the last attempt, or the pause would
+    /// [`ArchiveError::Unavailable`] or `Throttled`, it was the last attempt, or the pause would
     /// outlast the deadline.
     pub(crate) async fn pause(
         &mut self,
         error: ArchiveError,
         deadline: Deadline,
     ) -> Result<(), ArchiveError> {
-        let ArchiveError::Unavailable { retry_after, .. } = &error else { return Err(error) };
+        let retry_after = match &error {
+            ArchiveError::Unavailable { retry_after, .. } => *retry_after,
+            ArchiveError::Throttled { retry_after, .. } => Some(*retry_after),
+            _ => return Err(error),
+        };
         if *self.failures >= self.options.retries {
             return Err(error);
         }

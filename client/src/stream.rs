@@ -207,6 +207,7 @@ fn rest(args: &FetchArgs, position: i64, sent: u64) -> FetchArgs {
         fetch_offset: position,
         max_bytes: args.max_bytes.map(|max| max.saturating_sub(sent)),
         min_one_batch: args.min_one_batch && sent == 0,
+        fetch_offset_epoch: args.fetch_offset_epoch.filter(|_| sent == 0),
         ..args.clone()
     }
 }

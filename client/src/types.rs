@@ -97,6 +97,18 @@ pub struct FetchArgs {
     pub isolation: Isolation,
     /// Which batches.
     pub overlaps: Overlaps,
+    /// The topic's id, for the archive to compare; `None` is not compared.
+    pub topic_id: Option<[u8; 16]>,
+    /// The leader epoch the caller takes for the current one, for the archive to
+    /// compare with the reported one; `None` is not compared.
+    pub current_leader_epoch: Option<i32>,
+    /// The leader epoch of `fetch_offset` in the broker's lineage (not the current
+    /// epoch): what was archived of another epoch was truncated, and is refused.
+    /// `None`: the reported lineage counts, if there is one.
+    pub fetch_offset_epoch: Option<i32>,
+    /// Kafka's replica id: a follower's, 0 or above, is refused with
+    /// [`ArchiveError::OffsetMovedToTieredStorage`](crate::ArchiveError).
+    pub replica_id: Option<i32>,
     /// Longest time to wait: for the whole call in
     /// [`fetch`](crate::ArchiveClient::fetch), for each item in
     /// [`fetch_stream`](crate::ArchiveClient::fetch_stream). `None` for
@@ -119,6 +131,10 @@ impl FetchArgs {
             min_one_batch: true,
             isolation: Isolation::ReadUncommitted,
             overlaps: Overlaps::Served,
+            topic_id: None,
+            current_leader_epoch: None,
+            fetch_offset_epoch: None,
+            replica_id: None,
             deadline: None,
         }
     }

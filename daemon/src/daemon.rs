@@ -26,6 +26,7 @@ use crate::indexer::{Indexer, LiveIndexer, LiveOptions, RESCAN, Watched};
 use crate::listen::Bound;
 use crate::metrics::{Metrics, StoreCount};
 use crate::read::{ArchiveReader, ReadOptions};
+use crate::reports::Reports;
 use crate::store::{Op, Store};
 use crate::task::{Jitter, TaskError, TaskSet, Ticker};
 use crate::wal::{WalDir, Watch};
@@ -44,6 +45,8 @@ pub struct Rooms {
     pub reader: ArchiveReader,
     /// Answers to fetches.
     pub fetcher: Fetcher,
+    /// What the broker reports.
+    pub reports: Arc<Reports>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// What is counted; the store's requests are already.
@@ -92,8 +95,10 @@ impl Rooms {
         let statuses = fetch::Status::ALL.map(fetch::Status::as_str);
         metrics.expect_of_fetches(&statuses, &fetch::Stage::ALL.map(fetch::Stage::as_str));
         let health = Health::new(Arc::clone(&clock));
-        let fetcher = Fetcher::new(Arc::clone(&catalog), reader.clone(), Arc::clone(&clock));
-        Ok(Self { store, catalog, reader, fetcher, clock, metrics, health })
+        let reports = Arc::new(Reports::default());
+        let fetcher = Fetcher::new(Arc::clone(&catalog), reader.clone(), Arc::clone(&clock))
+            .heeding(Arc::clone(&reports));
+        Ok(Self { store, catalog, reader, fetcher, reports, clock, metrics, health })
     }
 
     /// An indexer over these rooms that reads `wal`, with its scratch below the data
@@ -118,7 +123,8 @@ impl Rooms {
             self.metrics.clone(),
         );
         let clock = Arc::clone(&self.clock);
-        let live = LiveIndexer::new(indexer, wal, options, clock, jitter());
+        let live = LiveIndexer::new(indexer, wal, options, clock, jitter())
+            .heeding(Arc::clone(&self.reports));
         Ok((Arc::new(live), data))
     }
 }
@@ -261,6 +267,7 @@ pub async fn archive_until_signal(
     listeners: Listeners,
     indexer: Arc<LiveIndexer>,
 ) -> anyhow::Result<()> {
+    rooms.reports.open();
     let wake = Arc::new(Notify::new());
     let woken = Arc::clone(&wake);
     let _watch = Watch::start(indexer.wal().root(), move || woken.notify_one());

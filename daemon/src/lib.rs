@@ -46,7 +46,7 @@
 //!
 //! | layer | rooms | must not know |
 //! |---|---|---|
-//! | vocabulary | `error` `clock` `health` `metrics` `task` `record` | files, network, anything below |
+//! | vocabulary | `error` `clock` `health` `metrics` `task` `record` `reports` | files, network, anything below |
 //! | edges | `wal` · `archive` · `store` · `listen` | each other |
 //! | truth | `catalog` | who commits or reads |
 //! | access | `read` | what is asked for |
@@ -66,6 +66,7 @@ pub mod error;
 pub mod health;
 pub mod metrics;
 pub mod record;
+pub mod reports;
 pub mod task;
 
 pub mod wal;

@@ -11,7 +11,9 @@ use tierd::archive::{ArchiveIdentity, ArchiveOptions, ArchiveWriter};
 use tierd::catalog::{ArchiveEntry, Edit};
 use tierd::config::Config;
 use tierd::daemon::Rooms;
-use tierd::fetch::{FetchEvent, FetchRequest, Isolation, Overlaps, PartitionRequest, Status};
+use tierd::fetch::{
+    Caller, FetchEvent, FetchRequest, Isolation, Overlaps, PartitionRequest, Status,
+};
 use tierd::read::ReadStats;
 use tierd::record::{CanonicalRecord, Codec, TopicName, TopicPartition};
 use tierd::store::{Op, Store};
@@ -85,6 +87,7 @@ async fn one_mib_in_the_middle_of_a_large_archive_costs_two_ranged_reads() {
         upper_bound: None,
         isolation: Isolation::ReadUncommitted,
         overlaps: Overlaps::Served,
+        caller: Caller::default(),
     };
     let (sink, mut events) = tokio::sync::mpsc::channel(100);
     let stats = ReadStats::default();

@@ -236,6 +236,7 @@ async fn history(seed: u64) {
         starting_offset,
         upper_bound,
         isolation: Isolation::ReadUncommitted,
+        leader_epoch: None,
     };
     let mut asked = Vec::new();
     for _ in 0..120 {
@@ -263,7 +264,7 @@ async fn history(seed: u64) {
 
     if !overlaps {
         for epoch in -2..40 {
-            let end = rooms.fetcher.epoch_end(&tp, None, epoch).await.result.unwrap();
+            let end = rooms.fetcher.epoch_end(&tp, None, None, epoch).await.result.unwrap();
             assert_eq!((end.leader_epoch, end.end_offset), log.epoch_end(epoch), "epoch {epoch}");
         }
     }
@@ -347,6 +348,7 @@ fn what_the_archive_cannot_know_is_an_error_of_its_own() {
         partition: 0,
         incarnation: None,
         leader_epoch,
+        current_leader_epoch: None,
     };
     let ends = client.offset_for_leader_epoch(&[epoch("orders", 1_000), epoch("nope", 0)]).unwrap();
     assert_eq!(ends[0].result, Ok(None));

@@ -18,7 +18,8 @@ use tierd::clock::SystemClock;
 use tierd::config::Config;
 use tierd::daemon::Rooms;
 use tierd::fetch::{
-    Aborted, EndReason, FetchEvent, FetchRequest, Isolation, Overlaps, PartitionRequest, Status,
+    Aborted, Caller, EndReason, FetchEvent, FetchRequest, Isolation, Overlaps, PartitionRequest,
+    Status,
 };
 use tierd::indexer::{Indexer, LiveIndexer};
 use tierd::read::ReadStats;
@@ -87,6 +88,7 @@ fn request(tp: &TopicPartition, offset: i64) -> PartitionRequest {
         upper_bound: None,
         isolation: Isolation::ReadUncommitted,
         overlaps: Overlaps::Served,
+        caller: Caller::default(),
     }
 }
 

@@ -1,10 +1,15 @@
 //! Owns the same border for what a broker asks beside the fetch.
 
+use bytes::Bytes;
 use tierd_proto::v1;
 
-use super::{Details, Place, bounds, isolation, status};
-use crate::broker::{EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer};
+use super::{Details, Place, aborted, bounds, isolation, status};
+use crate::broker::{
+    BrokerReport, EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer, PartitionReport,
+    Role,
+};
 use crate::error::ArchiveError;
+use crate::types::{AbortedTransactions, OffsetRange, TopicPartition};
 
 /// The outcome of one partition, and `answer` where it is well.
 fn answered<T>(
@@ -37,6 +42,7 @@ pub(crate) fn offset_query(args: &OffsetArgs) -> v1::OffsetQuery {
         timestamp: args.spec.timestamp(),
         starting_offset: args.starting_offset,
         upper_bound: args.upper_bound,
+        current_leader_epoch: args.current_leader_epoch,
         isolation_level: isolation(args.isolation).into(),
     }
 }
@@ -56,6 +62,7 @@ pub(crate) fn epoch_query(args: &EpochArgs) -> v1::EpochQuery {
         partition: args.partition,
         incarnation: args.incarnation,
         leader_epoch: args.leader_epoch,
+        current_leader_epoch: args.current_leader_epoch,
     }
 }
 
@@ -63,4 +70,60 @@ pub(crate) fn epoch_answer(of: v1::EpochAnswer) -> PartitionAnswer<Option<EpochE
     let (leader_epoch, end_offset) = (of.leader_epoch, of.end_offset);
     let found = (leader_epoch >= 0).then_some(EpochEnd { leader_epoch, end_offset });
     answered(of.topic, of.partition, of.outcome.as_ref(), None, || found)
+}
+
+pub(crate) fn aborted_query(
+    tp: &TopicPartition,
+    range: OffsetRange,
+) -> v1::ListAbortedTransactionsRequest {
+    v1::ListAbortedTransactionsRequest {
+        topic: tp.topic.clone(),
+        partition: tp.partition,
+        incarnation: tp.incarnation,
+        range: Some(v1::OffsetRange { first: range.first, last: range.last }),
+    }
+}
+
+pub(crate) fn aborted_answer(
+    tp: &TopicPartition,
+    range: OffsetRange,
+    of: v1::ListAbortedTransactionsResponse,
+) -> Result<AbortedTransactions, ArchiveError> {
+    let (topic, offset) = (tp.topic.clone(), Some(range.first));
+    let found = of.aborted.as_ref().map(aborted);
+    let answer = answered(topic, tp.partition, of.outcome.as_ref(), offset, || found);
+    answer.result?.ok_or_else(|| ArchiveError::protocol("an answer without its list"))
+}
+
+pub(crate) fn report(of: &BrokerReport) -> v1::ReportPartitionStateRequest {
+    v1::ReportPartitionStateRequest {
+        broker_started_at_ms: of.started_at_ms,
+        partitions: of.partitions.iter().map(partition_report).collect(),
+    }
+}
+
+fn partition_report(of: &PartitionReport) -> v1::PartitionReport {
+    let role = match of.role {
+        None => v1::Role::Unspecified,
+        Some(Role::Leader) => v1::Role::Leader,
+        Some(Role::Follower) => v1::Role::Follower,
+    };
+    let epoch =
+        |&(leader_epoch, start_offset): &(i32, i64)| v1::EpochStart { leader_epoch, start_offset };
+    v1::PartitionReport {
+        topic: of.topic.clone(),
+        partition: of.partition,
+        topic_id: of.topic_id.map_or(Bytes::new(), |id| Bytes::copy_from_slice(&id)),
+        role: role.into(),
+        leader_epoch: of.leader_epoch,
+        lineage: of.lineage.iter().map(epoch).collect(),
+        high_watermark: of.high_watermark,
+        last_stable_offset: of.last_stable_offset,
+        log_start_offset: of.log_start,
+        local_log_start_offset: of.local_log_start,
+    }
+}
+
+pub(crate) fn report_answer(of: v1::ReportAnswer) -> PartitionAnswer<()> {
+    answered(of.topic, of.partition, of.outcome.as_ref(), None, || ())
 }

@@ -5,6 +5,7 @@ pub(crate) mod broker;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tierd_proto::v1;
 use tonic::Code;
 
@@ -35,6 +36,9 @@ pub(crate) fn request(args: &FetchArgs) -> v1::FetchArchivedRequest {
             topic: args.topic.clone(),
             partition: args.partition,
             incarnation: args.incarnation,
+            topic_id: args.topic_id.map_or(Bytes::new(), |id| Bytes::copy_from_slice(&id)),
+            current_leader_epoch: args.current_leader_epoch,
+            fetch_offset_epoch: args.fetch_offset_epoch,
             fetch_offset: args.fetch_offset,
             upper_bound: args.upper_bound,
             max_bytes: args.max_bytes,
@@ -43,6 +47,7 @@ pub(crate) fn request(args: &FetchArgs) -> v1::FetchArchivedRequest {
             overlaps: overlaps.into(),
         }],
         max_bytes: None,
+        replica_id: args.replica_id,
     }
 }
 
@@ -157,6 +162,15 @@ pub(crate) fn status(
             partition: Some(place.partition),
         },
         Ok(v1::Status::NotReported) => ArchiveError::NotReported { message },
+        Ok(v1::Status::FencedLeaderEpoch) => ArchiveError::FencedLeaderEpoch { message },
+        Ok(v1::Status::UnknownLeaderEpoch) => ArchiveError::UnknownLeaderEpoch { message },
+        Ok(v1::Status::UnknownTopicId) => ArchiveError::UnknownTopicId { message },
+        Ok(v1::Status::InconsistentTopicId) => ArchiveError::InconsistentTopicId { message },
+        Ok(v1::Status::OutsideLineage) => ArchiveError::OutsideLineage { offset, message },
+        Ok(v1::Status::OffsetMovedToTieredStorage) => {
+            let Bounds { log_start, archived_through, .. } = bounds()?;
+            ArchiveError::OffsetMovedToTieredStorage { offset, log_start, archived_through }
+        }
         Ok(v1::Status::Unavailable) => {
             let retry_after = details.retry_after_ms.map(|ms| Duration::from_millis(u64::from(ms)));
             ArchiveError::Unavailable { message, retry_after }
@@ -171,6 +185,12 @@ pub(crate) fn status(
             "status {status}, which this client does not know: {message}"
         )),
     })
+}
+
+/// When to come back, by gRPC's word for it (gRFC A6).
+fn pushback(status: &tonic::Status) -> Option<Duration> {
+    let text = status.metadata().get("grpc-retry-pushback-ms")?.to_str().ok()?;
+    text.parse().ok().map(Duration::from_millis)
 }
 
 /// A gRPC error: the whole call failed.
@@ -190,6 +210,9 @@ pub(crate) fn call_error(status: &tonic::Status, endpoint: &str) -> ArchiveError
         Code::Unimplemented => ArchiveError::Protocol {
             message: format!("{message}: no tierd listens there, or it is older than this client"),
         },
+        Code::ResourceExhausted if pushback(status).is_some() => {
+            ArchiveError::Throttled { message, retry_after: pushback(status).unwrap_or_default() }
+        }
         Code::DataLoss => ArchiveError::DataLoss { offset: None, object: String::new(), message },
         // The rest is what a daemon that stops, restarts or is overrun looks
         // like, broken connections under Unknown and Internal among them.
@@ -220,6 +243,7 @@ fn describe(of: &v1::PartitionDescription) -> Result<Description, ArchiveError> 
     Ok(Description {
         bounds: known.ok_or_else(|| ArchiveError::protocol("a description without bounds"))?,
         gaps: of.gaps.iter().map(gap).collect::<Result<_, _>>()?,
+        more_gaps: of.more_gaps,
         archives: of.archives,
         bytes: of.bytes,
         log_bytes: of.log_bytes,

@@ -135,6 +135,20 @@ impl Archive for Player {
         Ok(Response::new(self.0.explain.lock().unwrap().pop_front().unwrap()))
     }
 
+    async fn list_aborted_transactions(
+        &self,
+        _: Request<v1::ListAbortedTransactionsRequest>,
+    ) -> Result<Response<v1::ListAbortedTransactionsResponse>, Status> {
+        Err(Status::unimplemented("not in the script"))
+    }
+
+    async fn report_partition_state(
+        &self,
+        _: Request<v1::ReportPartitionStateRequest>,
+    ) -> Result<Response<v1::ReportPartitionStateResponse>, Status> {
+        Err(Status::unimplemented("not in the script"))
+    }
+
     async fn list_offsets(
         &self,
         _: Request<v1::ListOffsetsRequest>,

@@ -13,7 +13,7 @@ use super::{Outcome, explain, output, records};
 use crate::archive::batches_in;
 use crate::config::Config;
 use crate::daemon::Rooms;
-use crate::fetch::{Isolation, Overlaps, PartitionRequest};
+use crate::fetch::{Caller, Isolation, Overlaps, PartitionRequest};
 use crate::record::{CanonicalRecord, TopicName, TopicPartition};
 
 #[derive(Debug, Args)]
@@ -185,6 +185,7 @@ async fn from_store(
         upper_bound: None,
         isolation: args.isolation(),
         overlaps: args.overlaps(),
+        caller: Caller::default(),
     };
     if args.explain {
         eprint!("{}", explain::from_store(&rooms, &request).await?);

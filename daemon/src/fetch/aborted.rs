@@ -16,12 +16,42 @@
 
 use std::collections::HashMap;
 
-use super::types::{Aborted, AbortedTransaction};
+use super::answered::{Answered, Refusal, answered};
+use super::types::{Aborted, AbortedTransaction, Status};
 use super::{FetchError, Fetcher};
 use crate::archive::Toc;
 use crate::catalog::Snapshot;
 use crate::read::ReadStats;
-use crate::record::OffsetRange;
+use crate::record::{OffsetRange, TopicPartition};
+
+/// The aborted transactions that touch `range`, asked for by themselves.
+pub(super) async fn list(
+    fetcher: &Fetcher,
+    tp: &TopicPartition,
+    incarnation: Option<u32>,
+    range: OffsetRange,
+) -> Answered<Aborted> {
+    answered(fetcher, tp, incarnation, |snapshot| {
+        let fetcher = fetcher.clone();
+        async move {
+            let (start, through) = (snapshot.log_start(), snapshot.archived_through());
+            if range.base() < start {
+                let message = format!("offset {} lies below log start {start}", range.base());
+                return Ok(Err(Refusal::new(Status::BelowLogStart, message)));
+            }
+            if range.base() >= through {
+                let message = format!("the archive ends before {through}");
+                return Ok(Err(Refusal::new(Status::NotArchivedYet, message)));
+            }
+            let stats = ReadStats::default();
+            let mut found = collect(&fetcher, &snapshot, Some(range), &stats).await?;
+            // Of what lies above the archive nothing is known.
+            found.complete &= range.last() < through;
+            Ok(Ok(found))
+        }
+    })
+    .await
+}
 
 /// The aborted transactions that have batches in `returned`, all from `snapshot`.
 pub(super) async fn collect(

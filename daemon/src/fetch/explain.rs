@@ -6,30 +6,43 @@ use super::types::{
 };
 use super::{FetchError, Fetcher, state_of};
 use crate::catalog::ArchiveEntry;
+use crate::error::Classify;
 use crate::read::ReadStats;
 
 /// Archives an explanation lists: enough to see the pattern.
 const ARCHIVES_MAX: usize = 1_000;
+
+impl Explanation {
+    /// Nothing is known but why.
+    pub(super) fn failed(error: &FetchError) -> Self {
+        Self { status: error.kind().into(), message: error.to_string(), ..Self::empty() }
+    }
+
+    fn empty() -> Self {
+        Self {
+            state: None,
+            status: Status::Ok,
+            message: String::new(),
+            archives: Vec::new(),
+            end: EndReason::Failed,
+        }
+    }
+}
 
 /// What fetching `request` would do.
 pub(super) async fn explain(
     fetcher: &Fetcher,
     request: &PartitionRequest,
 ) -> Result<Explanation, FetchError> {
-    let mut explanation = Explanation {
-        state: None,
-        status: Status::Ok,
-        message: String::new(),
-        archives: Vec::new(),
-        end: EndReason::Failed,
-    };
+    let mut explanation = Explanation::empty();
+    let report = fetcher.reports.of(&request.tp);
     let Some(snapshot) = fetcher.snapshot(&request.tp, request.incarnation).await? else {
         explanation.status = Status::UnknownTopicOrPartition;
         explanation.message = format!("nothing of {} is archived", request.tp);
         return Ok(explanation);
     };
     explanation.state = Some(state_of(&snapshot));
-    if let Some((status, message)) = refusal(request, &snapshot) {
+    if let Some((status, message)) = refusal(request, &snapshot, report.as_ref()) {
         explanation.status = status;
         explanation.message = message;
         return Ok(explanation);

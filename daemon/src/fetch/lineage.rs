@@ -5,7 +5,8 @@
 //! begins is found by halving. Batches of an unknown epoch, -1, say nothing; offsets
 //! belong to the last epoch known before them.
 
-use super::answered::{Answered, answered};
+use super::answered::{Answered, Refusal, answered};
+use super::caller;
 use super::partition::{Place, place};
 use super::{FetchError, Fetcher};
 use crate::catalog::{ArchiveEntry, Snapshot};
@@ -37,8 +38,13 @@ pub(super) async fn end_of(
     fetcher: &Fetcher,
     tp: &TopicPartition,
     incarnation: Option<u32>,
+    current: Option<i32>,
     epoch: i32,
 ) -> Answered<EpochEnd> {
+    let report = fetcher.reports.of(tp);
+    if let Some((status, message)) = caller::leader_epoch(tp, current, report.as_ref()) {
+        return Answered { state: None, result: Err(Refusal::new(status, message)) };
+    }
     answered(fetcher, tp, incarnation, |snapshot| {
         let fetcher = fetcher.clone();
         async move { Ok(Ok(end_in(&fetcher, &snapshot, epoch).await?)) }

@@ -18,6 +18,7 @@ pub mod types;
 
 mod aborted;
 mod answered;
+mod caller;
 mod describe;
 mod explain;
 mod lineage;
@@ -37,10 +38,12 @@ use crate::catalog::{ArchiveEntry, Catalog, CatalogError, Snapshot};
 use crate::clock::Clock;
 use crate::error::{Classify, ErrorKind};
 use crate::read::{ArchiveReader, ReadError, ReadStats};
-use crate::record::TopicPartition;
+use crate::record::{OffsetRange, TopicPartition};
+use crate::reports::Reports;
 use crate::store::StoreError;
 
 pub use answered::{Answered, Refusal};
+pub use caller::Caller;
 pub use describe::Description;
 pub use lineage::EpochEnd;
 pub use offsets::{FoundOffset, OffsetQuery};
@@ -141,13 +144,27 @@ pub type Sink = mpsc::Sender<FetchEvent>;
 pub struct Fetcher {
     snapshots: Arc<snapshots::Snapshots>,
     reader: ArchiveReader,
+    reports: Arc<Reports>,
 }
 
 impl Fetcher {
     /// A fetcher over what `catalog` says and `reader` reads.
     #[must_use]
     pub fn new(catalog: Arc<Catalog>, reader: ArchiveReader, clock: Arc<dyn Clock>) -> Self {
-        Self { snapshots: Arc::new(snapshots::Snapshots::new(catalog, clock)), reader }
+        let snapshots = Arc::new(snapshots::Snapshots::new(catalog, clock));
+        Self { snapshots, reader, reports: Arc::default() }
+    }
+
+    /// The same, heeding what the broker reports.
+    #[must_use]
+    pub fn heeding(self, reports: Arc<Reports>) -> Self {
+        Self { reports, ..self }
+    }
+
+    /// Where the broker's reports are kept.
+    #[must_use]
+    pub fn reports(&self) -> &Reports {
+        &self.reports
     }
 
     /// Answers `request` into `sink`, partition by partition. What goes wrong with
@@ -176,22 +193,23 @@ impl Fetcher {
         Ok(())
     }
 
-    /// What fetching `request` would do, partition by partition.
-    ///
-    /// # Errors
-    /// When the catalog or a table of contents cannot be read.
-    pub async fn explain(&self, request: &FetchRequest) -> Result<Vec<Explanation>, FetchError> {
+    /// What fetching `request` would do, partition by partition. What cannot be read
+    /// for one stands in its explanation.
+    pub async fn explain(&self, request: &FetchRequest) -> Vec<Explanation> {
         let mut budget = request.max_bytes;
         let mut explanations = Vec::with_capacity(request.partitions.len());
         for partition in &request.partitions {
             let mut partition = partition.clone();
             partition.max_bytes = partition.max_bytes.min(budget);
-            let explanation = explain::explain(self, &partition).await?;
+            let explanation = match explain::explain(self, &partition).await {
+                Ok(explanation) => explanation,
+                Err(error) => Explanation::failed(&error),
+            };
             let raw: u64 = explanation.archives.iter().map(|archive| archive.raw_bytes).sum();
             budget = budget.saturating_sub(raw.min(partition.max_bytes));
             explanations.push(explanation);
         }
-        Ok(explanations)
+        explanations
     }
 
     /// The newest manifest of a partition that this process has seen lately.
@@ -204,7 +222,19 @@ impl Fetcher {
         tp: &TopicPartition,
         incarnation: Option<u32>,
     ) -> Result<Option<Arc<Snapshot>>, FetchError> {
-        Ok(self.snapshots.get(tp, incarnation).await?)
+        let found = self.snapshots.get(tp, incarnation).await?;
+        Ok(self.of_this_life(tp, incarnation, found))
+    }
+
+    /// Nothing, where the newest life that is archived is over by the broker's word.
+    fn of_this_life(
+        &self,
+        tp: &TopicPartition,
+        incarnation: Option<u32>,
+        found: Option<Arc<Snapshot>>,
+    ) -> Option<Arc<Snapshot>> {
+        let report = self.reports.of(tp);
+        found.filter(|found| incarnation.is_some() || caller::is_alive(found, report.as_ref()))
     }
 
     /// The archives of a partition, ascending by offset, and where it stands.
@@ -255,14 +285,26 @@ impl Fetcher {
         futures::stream::iter(all).buffered(DESCRIBED_AT_ONCE).collect().await
     }
 
-    /// Where a leader epoch of a partition ends within the archive.
+    /// Where a leader epoch of a partition ends within the archive, told to a caller
+    /// that takes `current` for the current one.
     pub async fn epoch_end(
         &self,
         tp: &TopicPartition,
         incarnation: Option<u32>,
+        current: Option<i32>,
         leader_epoch: i32,
     ) -> Answered<EpochEnd> {
-        lineage::end_of(self, tp, incarnation, leader_epoch).await
+        lineage::end_of(self, tp, incarnation, current, leader_epoch).await
+    }
+
+    /// The aborted transactions that touch `range` of a partition.
+    pub async fn aborted(
+        &self,
+        tp: &TopicPartition,
+        incarnation: Option<u32>,
+        range: OffsetRange,
+    ) -> Answered<Aborted> {
+        aborted::list(self, tp, incarnation, range).await
     }
 
     /// Every partition with an archive, newest incarnations only, ascending.

@@ -11,13 +11,14 @@
 use std::sync::Arc;
 
 use super::answered::{Answered, Refusal, answered};
-use super::partition::bound_of;
+use super::partition::{bound_of, bounds};
 use super::times::{self, Found};
-use super::types::{Isolation, Status};
-use super::{FetchError, Fetcher, lineage};
+use super::types::{Isolation, PartitionState, Status};
+use super::{FetchError, Fetcher, caller, lineage};
 use crate::catalog::Snapshot;
 use crate::read::ReadStats;
 use crate::record::{OffsetRange, TopicPartition};
+use crate::reports::Report;
 
 /// Kafka's special timestamps: KIP-79, KIP-734, KIP-405, KIP-1005, KIP-1023.
 const LATEST: i64 = -1;
@@ -45,6 +46,8 @@ pub struct OffsetQuery {
     pub upper_bound: Option<i64>,
     /// Which records may be seen.
     pub isolation: Isolation,
+    /// The leader epoch the caller takes for the current one; `None` is not checked.
+    pub leader_epoch: Option<i32>,
 }
 
 /// An offset that was found.
@@ -60,20 +63,48 @@ pub struct FoundOffset {
 
 /// The offset that `query` means, `None` where the archive has none.
 pub(super) async fn find(fetcher: &Fetcher, query: &OffsetQuery) -> Answered<Option<FoundOffset>> {
+    let report = fetcher.reports.of(&query.tp);
+    if let Some((status, message)) =
+        caller::leader_epoch(&query.tp, query.leader_epoch, report.as_ref())
+    {
+        return Answered { state: None, result: Err(Refusal::new(status, message)) };
+    }
+    // The ends of the broker's own log need no archive.
+    if let Some(report) = &report
+        && let Some(found) = of_report(query, report)
+    {
+        return Answered { state: None, result: Ok(Some(found)) };
+    }
     answered(fetcher, &query.tp, query.incarnation, |snapshot| {
-        let (fetcher, query) = (fetcher.clone(), query.clone());
-        async move { find_in(&fetcher, &query, &snapshot).await }
+        let (fetcher, query, report) = (fetcher.clone(), query.clone(), report.clone());
+        async move { find_in(&fetcher, &query, report.as_ref(), &snapshot).await }
     })
     .await
+}
+
+/// What the broker reported of its own log, where that is what is asked for.
+fn of_report(query: &OffsetQuery, report: &Report) -> Option<FoundOffset> {
+    let (offset, leader_epoch) = match (query.timestamp, query.isolation) {
+        (LATEST, Isolation::ReadCommitted) => (report.last_stable_offset?, report.leader_epoch),
+        (LATEST, Isolation::ReadUncommitted) => (report.high_watermark?, report.leader_epoch),
+        (EARLIEST_LOCAL, _) => {
+            let start = report.local_log_start?;
+            (start, report.epoch_at(start))
+        }
+        _ => return None,
+    };
+    Some(FoundOffset { offset, timestamp: NONE, leader_epoch: leader_epoch.unwrap_or(-1) })
 }
 
 async fn find_in(
     fetcher: &Fetcher,
     query: &OffsetQuery,
+    report: Option<&Report>,
     snapshot: &Arc<Snapshot>,
 ) -> Result<Result<Option<FoundOffset>, Refusal>, FetchError> {
     let stats = ReadStats::default();
-    let (start, through) = (snapshot.log_start(), snapshot.archived_through());
+    let PartitionState { log_start: start, archived_through: through, .. } =
+        bounds(snapshot, report);
     let bound = bound_of(query.isolation, query.upper_bound, snapshot).offset;
     let from = query.starting_offset.unwrap_or(start).max(start);
     let found = match query.timestamp {
@@ -84,8 +115,9 @@ async fn find_in(
         LATEST_TIERED => None,
         // Nothing of it is archived: its epoch is the broker's to know.
         EARLIEST_PENDING_UPLOAD => {
-            let (offset, leader_epoch) = (through.max(start), -1);
-            Some(FoundOffset { offset, timestamp: NONE, leader_epoch })
+            let offset = through.max(start);
+            let known = report.and_then(|report| report.epoch_at(offset));
+            Some(FoundOffset { offset, timestamp: NONE, leader_epoch: known.unwrap_or(-1) })
         }
         MAX_TIMESTAMP => match OffsetRange::new(from, bound - 1) {
             Some(within) => times::greatest(fetcher, snapshot, within, &stats).await?.map(told),

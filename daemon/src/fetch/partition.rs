@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 
+use super::caller::{self, Refused};
 use super::types::{
     Data, EndReason, FetchEvent, Isolation, Overlaps, PartitionHeader, PartitionRequest,
     PartitionState, PartitionTrailer, Stage, Status,
@@ -17,6 +18,7 @@ use crate::error::{Classify, ErrorKind};
 use crate::read::ReadStats;
 use crate::record::batch::BATCH_HEADER_BYTES;
 use crate::record::{CanonicalRecord, OffsetRange};
+use crate::reports::Report;
 
 /// Answers one partition; returns the bytes of batches sent.
 pub(super) async fn answer(
@@ -25,14 +27,28 @@ pub(super) async fn answer(
     sink: &Sink,
     stats: &ReadStats,
 ) -> Result<u64, FetchError> {
-    let found = fetcher.snapshots.get(&request.tp, request.incarnation).await;
+    let (tp, incarnation) = (&request.tp, request.incarnation);
+    let report = fetcher.reports.of(tp);
+    if let Some((status, message)) =
+        caller::leader_epoch(tp, request.caller.leader_epoch, report.as_ref())
+    {
+        return send_refusal(sink, &request, None, failure(&request, status, message)).await;
+    }
+    let found = fetcher.snapshots.get(tp, incarnation).await;
     // At the end of what was known, ask whether the archive has grown.
     let found = match found {
         Ok(Some(known)) if request.offset >= known.archived_through() => {
-            fetcher.snapshots.refresh(&request.tp, request.incarnation).await
+            fetcher.snapshots.grown(tp, incarnation).await
         }
         other => other,
     };
+    let found = found.map(|found| fetcher.of_this_life(tp, incarnation, found));
+    if let Ok(found) = &found
+        && let Some((status, message)) =
+            caller::topic_id(&request, found.as_deref(), report.as_ref())
+    {
+        return send_refusal(sink, &request, None, failure(&request, status, message)).await;
+    }
     let snapshot = match found {
         Ok(Some(snapshot)) => snapshot,
         Ok(None) => {
@@ -46,8 +62,13 @@ pub(super) async fn answer(
             return send_refusal(sink, &request, None, trailer).await;
         }
     };
-    if let Some((status, message)) = refusal(&request, &snapshot) {
-        let refused_by = Some(state_of(&snapshot));
+    let refused = match refusal(&request, &snapshot, report.as_ref()) {
+        Some(refused) => Ok(Some(refused)),
+        None => caller::offset_epoch(fetcher, &request, &snapshot, report.as_ref(), stats).await,
+    };
+    let refused = refused.unwrap_or_else(|error| Some((error.kind().into(), error.to_string())));
+    if let Some((status, message)) = refused {
+        let refused_by = Some(bounds(&snapshot, report.as_ref()));
         let trailer = PartitionTrailer { refused_by, ..failure(&request, status, message) };
         return send_refusal(sink, &request, refused_by, trailer).await;
     }
@@ -69,9 +90,14 @@ async fn send_refusal(
 }
 
 /// Why `request` cannot be answered from `snapshot`, if so.
-pub(super) fn refusal(request: &PartitionRequest, snapshot: &Snapshot) -> Option<(Status, String)> {
+pub(super) fn refusal(
+    request: &PartitionRequest,
+    snapshot: &Snapshot,
+    report: Option<&Report>,
+) -> Option<Refused> {
     let (tp, offset) = (&request.tp, request.offset);
-    let (start, through) = (snapshot.log_start(), snapshot.archived_through());
+    let PartitionState { log_start: start, archived_through: through, .. } =
+        bounds(snapshot, report);
     if offset < 0 {
         return Some((
             Status::InvalidRequest,
@@ -104,7 +130,20 @@ pub(super) fn refusal(request: &PartitionRequest, snapshot: &Snapshot) -> Option
             ),
         ));
     }
-    None
+    request.caller.is_follower.then(|| {
+        let message = format!(
+            "offset {offset} of {tp} is archived: a follower takes the state up to it from \
+             GetReplicaState and goes on behind it"
+        );
+        (Status::OffsetMovedToTieredStorage, message)
+    })
+}
+
+/// Where the partition stands, by its manifest and by what the broker reports.
+pub(super) fn bounds(snapshot: &Snapshot, report: Option<&Report>) -> PartitionState {
+    let state = state_of(snapshot);
+    let reported = report.and_then(|report| report.log_start).unwrap_or(0);
+    PartitionState { log_start: state.log_start.max(reported), ..state }
 }
 
 fn failure(request: &PartitionRequest, status: Status, message: String) -> PartitionTrailer {
@@ -260,7 +299,8 @@ async fn read(
                 }
                 snapshot = newest;
                 // Retention may be what took the archive away.
-                if let Some((status, message)) = refusal(request, &snapshot) {
+                let report = fetcher.reports.of(&request.tp);
+                if let Some((status, message)) = refusal(request, &snapshot, report.as_ref()) {
                     let state = state_of(&snapshot);
                     Progress::new(request, &snapshot).send_header(sink).await?;
                     let refused = failure(request, status, message);

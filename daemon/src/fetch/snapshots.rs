@@ -15,6 +15,9 @@ use crate::record::TopicPartition;
 /// How long a manifest is taken for the newest: bounds how late a commit of
 /// another process is seen, and costs one small request per partition and time.
 pub(super) const FRESH_FOR: Duration = Duration::from_secs(2);
+/// The same for a reader at the end of what is known, who waits for growth: many
+/// consumers that poll there must not become as many requests to the store.
+const FRESH_AT_END_FOR: Duration = Duration::from_millis(100);
 /// Partitions whose manifests are kept: at most 32 KiB each.
 const PARTITIONS_KEPT: usize = 4_096;
 
@@ -45,10 +48,28 @@ impl Snapshots {
         tp: &TopicPartition,
         incarnation: Option<u32>,
     ) -> Result<Option<Arc<Snapshot>>, CatalogError> {
+        self.within(FRESH_FOR, tp, incarnation).await
+    }
+
+    /// The same for a reader at the end of what is known.
+    pub(super) async fn grown(
+        &self,
+        tp: &TopicPartition,
+        incarnation: Option<u32>,
+    ) -> Result<Option<Arc<Snapshot>>, CatalogError> {
+        self.within(FRESH_AT_END_FOR, tp, incarnation).await
+    }
+
+    async fn within(
+        &self,
+        fresh_for: Duration,
+        tp: &TopicPartition,
+        incarnation: Option<u32>,
+    ) -> Result<Option<Arc<Snapshot>>, CatalogError> {
         let key = (tp.clone(), incarnation);
         let now = self.clock.monotonic();
         if let Some(seen) = self.seen.get(&key)
-            && now.saturating_sub(seen.at) < FRESH_FOR
+            && now.saturating_sub(seen.at) < fresh_for
         {
             return Ok(Some(seen.snapshot));
         }

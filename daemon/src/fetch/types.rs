@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::Caller;
 use crate::catalog::Gap;
 use crate::error::ErrorKind;
 use crate::record::{OffsetRange, TopicPartition};
@@ -58,6 +59,8 @@ pub struct PartitionRequest {
     pub isolation: Isolation,
     /// Which batches, where several hold the same offsets.
     pub overlaps: Overlaps,
+    /// What the caller knows of the partition.
+    pub caller: Caller,
 }
 
 /// One piece of an answer, in order: for each partition a header, data, a trailer.
@@ -143,6 +146,18 @@ pub enum Status {
     UnknownTopicOrPartition,
     /// Only the broker knows, and it has not told.
     NotReported,
+    /// The caller's leader epoch is over.
+    FencedLeaderEpoch,
+    /// The caller's leader epoch was not reported yet.
+    UnknownLeaderEpoch,
+    /// No topic of this id is known.
+    UnknownTopicId,
+    /// The topic of this name has another id.
+    InconsistentTopicId,
+    /// What is archived of the offset is not of the caller's lineage.
+    OutsideLineage,
+    /// A follower asks for what is archived: it takes the state instead.
+    OffsetMovedToTieredStorage,
     /// The request makes no sense.
     InvalidRequest,
     /// The store cannot be read just now; the same request may succeed later.
@@ -157,12 +172,18 @@ pub enum Status {
 
 impl Status {
     /// Every status, in the order of the declaration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Ok,
         Self::BelowLogStart,
         Self::NotArchivedYet,
         Self::UnknownTopicOrPartition,
         Self::NotReported,
+        Self::FencedLeaderEpoch,
+        Self::UnknownLeaderEpoch,
+        Self::UnknownTopicId,
+        Self::InconsistentTopicId,
+        Self::OutsideLineage,
+        Self::OffsetMovedToTieredStorage,
         Self::InvalidRequest,
         Self::Unavailable,
         Self::DataLoss,
@@ -179,6 +200,12 @@ impl Status {
             Self::NotArchivedYet => "not_archived_yet",
             Self::UnknownTopicOrPartition => "unknown_topic_or_partition",
             Self::NotReported => "not_reported",
+            Self::FencedLeaderEpoch => "fenced_leader_epoch",
+            Self::UnknownLeaderEpoch => "unknown_leader_epoch",
+            Self::UnknownTopicId => "unknown_topic_id",
+            Self::InconsistentTopicId => "inconsistent_topic_id",
+            Self::OutsideLineage => "outside_lineage",
+            Self::OffsetMovedToTieredStorage => "offset_moved_to_tiered_storage",
             Self::InvalidRequest => "invalid_request",
             Self::Unavailable => "unavailable",
             Self::DataLoss => "data_loss",

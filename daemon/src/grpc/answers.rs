@@ -6,9 +6,9 @@ use tonic::Status;
 
 use super::convert::{self, bounds, partition_status, topic_partition};
 use crate::fetch::{
-    Answered, EpochEnd, FoundOffset, OffsetQuery, PARTITIONS_MAX, PartitionState, Refusal,
+    Aborted, Answered, EpochEnd, FoundOffset, OffsetQuery, PARTITIONS_MAX, PartitionState, Refusal,
 };
-use crate::record::TopicPartition;
+use crate::record::{OffsetRange, TopicPartition};
 
 /// Refuses requests of no partition or of too many.
 fn counted<T>(partitions: Vec<T>) -> Result<Vec<T>, Status> {
@@ -30,7 +30,7 @@ fn outcome<T>(answered: Answered<T>) -> (v1::Outcome, Option<T>) {
     }
 }
 
-fn well(state: Option<PartitionState>) -> v1::Outcome {
+pub(super) fn well(state: Option<PartitionState>) -> v1::Outcome {
     v1::Outcome {
         status: v1::Status::Ok.into(),
         bounds: state.map(bounds),
@@ -38,7 +38,7 @@ fn well(state: Option<PartitionState>) -> v1::Outcome {
     }
 }
 
-fn refused(state: Option<PartitionState>, refusal: Refusal) -> v1::Outcome {
+pub(super) fn refused(state: Option<PartitionState>, refusal: Refusal) -> v1::Outcome {
     let status = partition_status(refusal.status);
     v1::Outcome {
         status: status.into(),
@@ -57,6 +57,7 @@ pub(super) fn offset_queries(wire: v1::ListOffsetsRequest) -> Result<Vec<OffsetQ
             timestamp: wire.timestamp,
             starting_offset: wire.starting_offset,
             upper_bound: wire.upper_bound,
+            leader_epoch: convert::epoch(wire.current_leader_epoch),
             isolation: convert::isolation(wire.isolation_level)?,
         })
     };
@@ -81,15 +82,24 @@ pub(super) fn found_offset(
     }
 }
 
-/// A partition, which incarnation of it, and a leader epoch.
-type EpochQuery = (TopicPartition, Option<u32>, i32);
+/// Which leader epoch of a partition to find the end of.
+pub(super) struct EpochQuery {
+    pub(super) tp: TopicPartition,
+    pub(super) incarnation: Option<u32>,
+    pub(super) current: Option<i32>,
+    pub(super) leader_epoch: i32,
+}
 
 pub(super) fn epoch_queries(
     wire: v1::OffsetForLeaderEpochRequest,
 ) -> Result<Vec<EpochQuery>, Status> {
     let query = |wire: v1::EpochQuery| {
-        let tp = topic_partition(&wire.topic, wire.partition)?;
-        Ok((tp, wire.incarnation, wire.leader_epoch))
+        Ok(EpochQuery {
+            tp: topic_partition(&wire.topic, wire.partition)?,
+            incarnation: wire.incarnation,
+            current: convert::epoch(wire.current_leader_epoch),
+            leader_epoch: wire.leader_epoch,
+        })
     };
     counted(wire.partitions)?.into_iter().map(query).collect()
 }
@@ -103,5 +113,24 @@ pub(super) fn epoch_end(tp: &TopicPartition, answered: Answered<EpochEnd>) -> v1
         outcome: Some(outcome),
         leader_epoch,
         end_offset,
+    }
+}
+
+pub(super) fn aborted_query(
+    wire: v1::ListAbortedTransactionsRequest,
+) -> Result<(TopicPartition, Option<u32>, OffsetRange), Status> {
+    let tp = topic_partition(&wire.topic, wire.partition)?;
+    let range = wire.range.and_then(|range| OffsetRange::new(range.first, range.last));
+    let range = range.ok_or_else(|| {
+        Status::invalid_argument("the field `range` is missing or ends before it begins")
+    })?;
+    Ok((tp, wire.incarnation, range))
+}
+
+pub(super) fn aborted(answered: Answered<Aborted>) -> v1::ListAbortedTransactionsResponse {
+    let (outcome, found) = outcome(answered);
+    v1::ListAbortedTransactionsResponse {
+        outcome: Some(outcome),
+        aborted: found.map(convert::aborted),
     }
 }

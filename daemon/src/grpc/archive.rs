@@ -7,17 +7,22 @@ use std::pin::Pin;
 use futures::Stream;
 use tierd_proto::v1::{
     self, DescribeArchiveRequest, DescribeArchiveResponse, End, ExplainFetchRequest,
-    ExplainFetchResponse, FetchArchivedRequest, FetchArchivedResponse, ListArchivesRequest,
+    ExplainFetchResponse, FetchArchivedRequest, FetchArchivedResponse,
+    ListAbortedTransactionsRequest, ListAbortedTransactionsResponse, ListArchivesRequest,
     ListArchivesResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest,
-    OffsetForLeaderEpochResponse, fetch_archived_response::Frame,
+    OffsetForLeaderEpochResponse, ReportPartitionStateRequest, ReportPartitionStateResponse,
+    fetch_archived_response::Frame,
 };
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
+use super::admission::Admission;
+use super::answers::EpochQuery;
+use super::convert::GapPage;
 use super::frames::Joiner;
-use super::{answers, convert};
+use super::{answers, convert, report};
 use crate::fetch::{EVENTS_QUEUED_MAX, FetchEvent, FetchRequest, Fetcher, Stage};
 use crate::metrics::{FetchCall, Metrics};
 use crate::read::ReadStats;
@@ -31,11 +36,12 @@ type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(super) struct ArchiveService {
     fetcher: Fetcher,
     metrics: Metrics,
+    admission: Admission,
 }
 
 impl ArchiveService {
     pub(super) fn new(fetcher: Fetcher, metrics: Metrics) -> Self {
-        Self { fetcher, metrics }
+        Self { fetcher, metrics, admission: Admission::default() }
     }
 
     /// The partitions a request means: those it names, or all.
@@ -62,12 +68,19 @@ impl v1::archive_server::Archive for ArchiveService {
         &self,
         request: Request<FetchArchivedRequest>,
     ) -> Result<Response<Self::FetchArchivedStream>, Status> {
-        let request = convert::fetch_request(request.into_inner())
-            .inspect_err(|_| self.metrics.fetch_refused())?;
+        let (metadata, _, request) = request.into_parts();
+        let refused = |_: &Status| self.metrics.fetch_refused();
+        let request = convert::fetch_request(request).inspect_err(refused)?;
+        let room = self.admission.admit(&request, &metadata).await.inspect_err(refused)?;
         let (frames, answer) = mpsc::channel(EVENTS_QUEUED_MAX);
         let span = tracing::debug_span!("fetch", partitions = request.partitions.len());
         let call = self.metrics.fetch_begins();
-        tokio::spawn(stream_fetch(self.fetcher.clone(), request, frames, call).instrument(span));
+        let fetch = stream_fetch(self.fetcher.clone(), request, frames, call);
+        let fetch = async move {
+            fetch.await;
+            drop(room);
+        };
+        tokio::spawn(fetch.instrument(span));
         Ok(Response::new(Box::pin(ReceiverStream::new(answer))))
     }
 
@@ -75,7 +88,7 @@ impl v1::archive_server::Archive for ArchiveService {
         &self,
         request: Request<DescribeArchiveRequest>,
     ) -> Result<Response<DescribeArchiveResponse>, Status> {
-        let named = request.into_inner().partitions;
+        let DescribeArchiveRequest { partitions: named, gaps_from } = request.into_inner();
         let of_wal = if named.is_empty() { self.metrics.partitions() } else { Vec::new() };
         let mut asked = self.partitions(named).await?;
         let archived: HashSet<&TopicPartition> = asked.iter().map(|(tp, _)| tp).collect();
@@ -85,9 +98,10 @@ impl v1::archive_server::Archive for ArchiveService {
             asked.sort();
         }
         let all = self.fetcher.describe_all(asked).await;
+        let mut gaps = GapPage::new(gaps_from);
         let describe = |(tp, described)| {
             let backlog = self.metrics.backlog(&tp).map(convert::backlog);
-            v1::PartitionDescription { backlog, ..convert::description(&tp, described) }
+            v1::PartitionDescription { backlog, ..convert::description(&tp, described, &mut gaps) }
         };
         let partitions = all.into_iter().map(describe).collect();
         Ok(Response::new(DescribeArchiveResponse { partitions }))
@@ -139,11 +153,35 @@ impl v1::archive_server::Archive for ArchiveService {
     ) -> Result<Response<OffsetForLeaderEpochResponse>, Status> {
         let queries = answers::epoch_queries(request.into_inner())?;
         let mut partitions = Vec::with_capacity(queries.len());
-        for (tp, incarnation, epoch) in queries {
-            let found = self.fetcher.epoch_end(&tp, incarnation, epoch).await;
+        for query in queries {
+            let EpochQuery { tp, incarnation, current, leader_epoch } = query;
+            let found = self.fetcher.epoch_end(&tp, incarnation, current, leader_epoch).await;
             partitions.push(answers::epoch_end(&tp, found));
         }
         Ok(Response::new(OffsetForLeaderEpochResponse { partitions }))
+    }
+
+    async fn list_aborted_transactions(
+        &self,
+        request: Request<ListAbortedTransactionsRequest>,
+    ) -> Result<Response<ListAbortedTransactionsResponse>, Status> {
+        let (tp, incarnation, range) = answers::aborted_query(request.into_inner())?;
+        let found = self.fetcher.aborted(&tp, incarnation, range).await;
+        Ok(Response::new(answers::aborted(found)))
+    }
+
+    async fn report_partition_state(
+        &self,
+        request: Request<ReportPartitionStateRequest>,
+    ) -> Result<Response<ReportPartitionStateResponse>, Status> {
+        let reports = self.fetcher.reports();
+        if !reports.is_open() {
+            return Err(Status::failed_precondition(
+                "this tierd archives nothing; report to the one that runs beside the broker",
+            ));
+        }
+        let answered = report::take(reports, request.into_inner())?;
+        Ok(Response::new(answered))
     }
 
     async fn explain_fetch(
@@ -156,8 +194,7 @@ impl v1::archive_server::Archive for ArchiveService {
             ));
         };
         let request = convert::fetch_request(fetch)?;
-        let explained =
-            self.fetcher.explain(&request).await.map_err(|error| convert::status(&error))?;
+        let explained = self.fetcher.explain(&request).await;
         let partitions = request
             .partitions
             .iter()

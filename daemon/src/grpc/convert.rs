@@ -8,15 +8,20 @@ use crate::archive::{ArchiveSummary, IndexLevel, UNKNOWN_TIMESTAMP};
 use crate::catalog::{ArchiveEntry, Gap, GapKind};
 use crate::error::{Classify, ErrorKind};
 use crate::fetch::{
-    self, Aborted, Description, EndReason, Explanation, FetchError, FetchRequest, Isolation,
-    Overlaps, PARTITIONS_MAX, PartitionHeader, PartitionRequest, PartitionState, PartitionTrailer,
-    Purpose,
+    self, Aborted, Caller, Description, EndReason, Explanation, FetchError, FetchRequest,
+    Isolation, Overlaps, PARTITIONS_MAX, PartitionHeader, PartitionRequest, PartitionState,
+    PartitionTrailer, Purpose,
 };
 use crate::metrics::{Backlog, Stall};
 use crate::record::{OffsetRange, TopicName, TopicPartition};
 
 /// When a caller may ask again after a store that did not answer, in milliseconds.
 pub(super) const RETRY_AFTER_MS: u32 = 1_000;
+/// Gaps that one partition's description lists.
+const GAPS_MAX: usize = 1_000;
+/// Gaps that one answer lists, some 30 bytes each: gRPC libraries take messages of
+/// 4 MiB.
+const GAPS_PER_ANSWER_MAX: usize = 20_000;
 
 /// The gRPC error of a call that failed as a whole.
 pub(super) fn status(error: &FetchError) -> Status {
@@ -42,8 +47,9 @@ pub(super) fn fetch_request(wire: v1::FetchArchivedRequest) -> Result<FetchReque
             wire.partitions.len()
         )));
     }
-    let partitions =
-        wire.partitions.into_iter().map(partition_request).collect::<Result<_, _>>()?;
+    let is_follower = wire.replica_id.is_some_and(|id| id >= 0);
+    let request = |wire| partition_request(wire, is_follower);
+    let partitions = wire.partitions.into_iter().map(request).collect::<Result<_, _>>()?;
     Ok(FetchRequest { partitions, max_bytes: wire.max_bytes.unwrap_or(u64::MAX) })
 }
 
@@ -60,7 +66,27 @@ pub(super) fn isolation(wire: i32) -> Result<Isolation, Status> {
     }
 }
 
-fn partition_request(wire: v1::PartitionRequest) -> Result<PartitionRequest, Status> {
+/// A topic's id; none where it is empty.
+pub(super) fn topic_id(wire: &[u8]) -> Result<Option<[u8; 16]>, Status> {
+    match wire {
+        [] => Ok(None),
+        // Kafka's word for "no id".
+        [0, rest @ ..] if rest.len() == 15 && rest.iter().all(|byte| *byte == 0) => Ok(None),
+        id => id.try_into().map(Some).map_err(|_| {
+            Status::invalid_argument(format!("a topic id of {} bytes; it has 16", id.len()))
+        }),
+    }
+}
+
+/// A leader epoch to compare with; none where it is -1.
+pub(super) fn epoch(wire: Option<i32>) -> Option<i32> {
+    wire.filter(|epoch| *epoch >= 0)
+}
+
+fn partition_request(
+    wire: v1::PartitionRequest,
+    is_follower: bool,
+) -> Result<PartitionRequest, Status> {
     let overlaps = match v1::Overlaps::try_from(wire.overlaps) {
         Ok(v1::Overlaps::Served) => Overlaps::Served,
         Ok(v1::Overlaps::All) => Overlaps::All,
@@ -75,6 +101,12 @@ fn partition_request(wire: v1::PartitionRequest) -> Result<PartitionRequest, Sta
         upper_bound: wire.upper_bound,
         isolation: isolation(wire.isolation_level)?,
         overlaps,
+        caller: Caller {
+            topic_id: topic_id(&wire.topic_id)?,
+            leader_epoch: epoch(wire.current_leader_epoch),
+            offset_epoch: epoch(wire.fetch_offset_epoch),
+            is_follower,
+        },
     })
 }
 
@@ -116,6 +148,12 @@ pub(super) fn partition_status(status: fetch::Status) -> v1::Status {
         fetch::Status::NotArchivedYet => v1::Status::NotArchivedYet,
         fetch::Status::UnknownTopicOrPartition => v1::Status::UnknownTopicOrPartition,
         fetch::Status::NotReported => v1::Status::NotReported,
+        fetch::Status::FencedLeaderEpoch => v1::Status::FencedLeaderEpoch,
+        fetch::Status::UnknownLeaderEpoch => v1::Status::UnknownLeaderEpoch,
+        fetch::Status::UnknownTopicId => v1::Status::UnknownTopicId,
+        fetch::Status::InconsistentTopicId => v1::Status::InconsistentTopicId,
+        fetch::Status::OutsideLineage => v1::Status::OutsideLineage,
+        fetch::Status::OffsetMovedToTieredStorage => v1::Status::OffsetMovedToTieredStorage,
         fetch::Status::InvalidRequest => v1::Status::InvalidRequest,
         fetch::Status::Unavailable | fetch::Status::Exhausted => v1::Status::Unavailable,
         fetch::Status::DataLoss => v1::Status::DataLoss,
@@ -152,7 +190,7 @@ pub(super) fn trailer(trailer: PartitionTrailer) -> v1::PartitionTrailer {
     }
 }
 
-fn aborted(found: Aborted) -> v1::AbortedTransactions {
+pub(super) fn aborted(found: Aborted) -> v1::AbortedTransactions {
     let mut transactions = found.transactions;
     transactions.sort_by_key(|aborted| (aborted.first_offset, aborted.last_offset));
     v1::AbortedTransactions {
@@ -169,9 +207,32 @@ fn aborted(found: Aborted) -> v1::AbortedTransactions {
     }
 }
 
+/// Which gaps one answer lists, and for how many there is room.
+#[derive(Debug)]
+pub(super) struct GapPage {
+    from: i64,
+    room: usize,
+}
+
+impl GapPage {
+    pub(super) fn new(from: Option<i64>) -> Self {
+        Self { from: from.unwrap_or(0), room: GAPS_PER_ANSWER_MAX }
+    }
+
+    /// The gaps to list of one partition, and whether more follow.
+    fn take(&mut self, gaps: &[Gap]) -> (Vec<v1::Gap>, bool) {
+        let first = gaps.partition_point(|gap| gap.range.last() < self.from);
+        let rest = &gaps[first..];
+        let count = rest.len().min(GAPS_MAX).min(self.room);
+        self.room -= count;
+        (rest[..count].iter().copied().map(gap).collect(), count < rest.len())
+    }
+}
+
 pub(super) fn description(
     tp: &TopicPartition,
     described: Result<Option<Description>, FetchError>,
+    page: &mut GapPage,
 ) -> v1::PartitionDescription {
     let named = v1::PartitionDescription {
         topic: tp.topic().to_string(),
@@ -195,10 +256,12 @@ pub(super) fn description(
             };
         }
     };
+    let (gaps, more_gaps) = page.take(&described.gaps);
     v1::PartitionDescription {
         status: v1::Status::Ok.into(),
         bounds: Some(bounds(described.state)),
-        gaps: described.gaps.into_iter().map(gap).collect(),
+        gaps,
+        more_gaps,
         archives: described.archives,
         bytes: described.bytes,
         log_bytes: described.log_bytes,

@@ -4,10 +4,12 @@
 //! `proto/tierd/v1/archive.proto` documents. Knows nothing of WALs, of the object
 //! store or of the index.
 
+mod admission;
 mod answers;
 mod archive;
 mod convert;
 mod frames;
+mod report;
 
 use std::time::Duration;
 

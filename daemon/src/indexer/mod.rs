@@ -15,6 +15,7 @@
 //! uploaded archive without its manifest is litter for `gc`, not data.
 
 mod build;
+mod committed;
 mod holes;
 mod live;
 mod partition;

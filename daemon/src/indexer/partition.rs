@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::build::{Built, Cursor, Site, build, build_latecomers};
+use super::committed::hold_back;
 use super::plan::{Archived, Frame, Plan, Run, plan};
 use super::report::PartitionReport;
 use super::scan::{Segments, Source, drop_copies, frames_of, hull};
@@ -29,6 +30,10 @@ pub(super) struct Ready {
     pub(super) sources: Vec<Source>,
     /// Offsets that damaged parts of the WAL may have held.
     pub(super) suspect: Vec<OffsetRange>,
+    /// First offset that must not be archived yet, where the broker says so.
+    pub(super) stable_end: Option<i64>,
+    /// The topic's id, where the broker gave one.
+    pub(super) topic_id: Option<[u8; 16]>,
 }
 
 /// How far a partition came.
@@ -38,6 +43,8 @@ pub(super) struct Done {
     pub(super) committed: Vec<SegmentFile>,
     /// The hole that has to be waited for, with something behind it.
     pub(super) hole: Option<OffsetRange>,
+    /// Whether something waits until the broker has committed it.
+    pub(super) held_back: bool,
 }
 
 /// Says how many of the holes, ascending, may be declared from the first on. Given
@@ -52,7 +59,7 @@ pub(super) async fn archive(
     declarable: Declarable<'_>,
     report: &mut PartitionReport,
 ) -> Result<Done, IndexError> {
-    let Ready { tp, sources, suspect } = ready;
+    let Ready { tp, sources, suspect, stable_end, topic_id } = ready;
     let sources = Arc::new(sources);
     for _ in 0..RACES_MAX {
         // After a race the frames are listed again: rare, and a second list of
@@ -66,11 +73,14 @@ pub(super) async fn archive(
             drop_committed(indexer, snapshot.as_deref(), &archived, found).await?;
         drop(timed);
         report.known = known;
+        let held = hold_back(&mut frames, stable_end);
+        let held_back = !held.is_empty();
         let mut plan = plan(&mut frames, &archived, &suspect);
         let declared = declarable(&plan.gaps, snapshot.as_deref());
         let hole = plan.gaps.get(declared).map(|gap| gap.range);
         let behind = plan.cut(declared).into_iter();
-        let waiting: HashSet<u32> = behind.map(|i| frames[i as usize].segment).collect();
+        let waiting: HashSet<u32> =
+            behind.map(|i| frames[i as usize].segment).chain(held).collect();
         let incarnation = snapshot.as_deref().map_or(0, Snapshot::incarnation);
         let site = Site {
             format: indexer.format,
@@ -82,12 +92,12 @@ pub(super) async fn archive(
             abandoned: indexer.abandoned.clone(),
             pulse: indexer.pulse.clone(),
         };
-        let mut carrier = Carrier { indexer, site, snapshot, report };
+        let mut carrier = Carrier { indexer, site, snapshot, topic_id, report };
         if let Outcome::Done = carrier.carry_out(plan).await? {
             let numbered = (0..).zip(sources.iter());
             let committed = numbered.filter(|(number, _)| !waiting.contains(number));
             let committed = committed.map(|(_, source)| source.file.clone()).collect();
-            return Ok(Done { committed, hole });
+            return Ok(Done { committed, hole, held_back });
         }
     }
     Err(IndexError::Outrun)
@@ -161,6 +171,7 @@ struct Carrier<'a> {
     indexer: &'a Indexer,
     site: Site,
     snapshot: Option<Arc<Snapshot>>,
+    topic_id: Option<[u8; 16]>,
     report: &'a mut PartitionReport,
 }
 
@@ -235,7 +246,9 @@ impl Carrier<'_> {
         drop(timed);
         let timed = indexer.metrics.stage_begins(Stage::Commit);
         let gaps = edit.gaps.clone();
-        let edit = Edit { add: vec![entry], ..edit };
+        // Told for the first time it is adopted; another one is refused: what the WAL
+        // holds is then of a topic that was made anew.
+        let edit = Edit { add: vec![entry], topic_id: self.topic_id, ..edit };
         let committed = indexer
             .catalog
             .commit(&identity.tp, identity.incarnation, self.snapshot.clone(), edit)

@@ -31,6 +31,7 @@ use crate::clock::Clock;
 use crate::error::Classify;
 use crate::metrics::{Metrics, Stage, Stall};
 use crate::record::{OffsetRange, TopicPartition};
+use crate::reports::Reports;
 use crate::task::{Backoff, Jitter, Leave};
 use crate::wal::classify::{Broker, Class, Facts, Rules};
 use crate::wal::{BrokerStart, Observations, Observed, SegmentFile, WalDir};
@@ -60,6 +61,7 @@ pub struct LiveIndexer {
     options: LiveOptions,
     clock: Arc<dyn Clock>,
     jitter: Jitter,
+    reports: Arc<Reports>,
     partitions: Mutex<BTreeMap<TopicPartition, Partition>>,
     permits: Semaphore,
 }
@@ -138,6 +140,8 @@ struct Work {
     not_before: Duration,
     /// The manifest that another writer committed last, and since when it is known.
     other: Option<(u64, Duration)>,
+    /// The committed end that something waits for to move.
+    held_at: Option<i64>,
     /// How the last step left it.
     standstill: Standstill,
 }
@@ -152,6 +156,7 @@ impl Work {
             wake_at: None,
             not_before: Duration::ZERO,
             other: None,
+            held_at: None,
             standstill: Standstill::default(),
         }
     }
@@ -239,8 +244,15 @@ impl LiveIndexer {
         clock: Arc<dyn Clock>,
         jitter: Jitter,
     ) -> Self {
-        let permits = Semaphore::new(PARTITIONS_AT_ONCE);
-        Self { indexer, wal, options, clock, jitter, partitions: Mutex::default(), permits }
+        let (permits, partitions) = (Semaphore::new(PARTITIONS_AT_ONCE), Mutex::default());
+        let reports = Arc::default();
+        Self { indexer, wal, options, clock, jitter, reports, partitions, permits }
+    }
+
+    /// The same, heeding what the broker reports.
+    #[must_use]
+    pub fn heeding(self, reports: Arc<Reports>) -> Self {
+        Self { reports, ..self }
     }
 
     /// The WAL it archives.
@@ -283,7 +295,7 @@ impl LiveIndexer {
             for change in partition.seen.observe(&dir.segments, &*self.clock) {
                 tracing::warn!(partition = %dir.tp, "{change}");
             }
-            if self.is_due(partition, broker, now) {
+            if self.is_due(&dir.tp, partition, broker, now) {
                 look.due.push(dir.tp.clone());
             }
             self.tell(&dir.tp, partition, partition.work.as_ref(), broker);
@@ -292,14 +304,21 @@ impl LiveIndexer {
         Ok(look)
     }
 
-    fn is_due(&self, partition: &Partition, broker: Broker, now: Duration) -> bool {
+    fn is_due(
+        &self,
+        tp: &TopicPartition,
+        partition: &Partition,
+        broker: Broker,
+        now: Duration,
+    ) -> bool {
         let Some(work) = &partition.work else { return false };
         if now < work.not_before {
             return false;
         }
         let seen = signature(partition.standing(broker, &self.options.rules, &*self.clock));
         let any_ready = seen.iter().any(|(_, ready)| ready.is_some());
-        let woken = work.wake_at.is_some_and(|at| at <= now);
+        let freed = work.held_at.is_some() && work.held_at != self.stable_end(tp, broker);
+        let woken = freed || work.wake_at.is_some_and(|at| at <= now);
         any_ready && (woken || work.settled_on.as_ref() != Some(&seen))
     }
 
@@ -348,7 +367,7 @@ impl LiveIndexer {
         report: &mut PartitionReport,
     ) -> Result<Progress, IndexError> {
         let work = &mut begun.work;
-        (work.settled_on, work.wake_at) = (None, None);
+        (work.settled_on, work.wake_at, work.held_at) = (None, None, None);
         let mut memory = std::mem::take(&mut work.memory);
         let (format, of, files) = (self.indexer.format, tp.clone(), begun.ready.clone());
         let (pulse, timed) = (self.indexer.pulse.clone(), self.metrics().stage_begins(Stage::Scan));
@@ -364,7 +383,8 @@ impl LiveIndexer {
         let (left_out, unreadable) = (scanned.left_out, !scanned.unreadable.is_empty());
 
         let planned = self.plan(tp, begun.broker, &begun.work, scanned);
-        let Done { committed, hole } = {
+        let stable_end = planned.ready.stable_end;
+        let Done { committed, hole, held_back } = {
             let work = &mut begun.work;
             let mut scene = planned.scene;
             let (broker, writer) = (begun.broker, self.indexer.catalog.writer());
@@ -393,6 +413,7 @@ impl LiveIndexer {
             let again = self.clock.monotonic() + UNREADABLE_PAUSE;
             work.wake_at = Some(work.wake_at.map_or(again, |at| at.min(again)));
         }
+        work.held_at = stable_end.filter(|_| held_back);
         report.waits_for = hole;
         if left_out {
             return Ok(Progress::More);
@@ -412,7 +433,13 @@ impl LiveIndexer {
         }
         let mut scene =
             Scene { now: self.clock.monotonic(), segments: Vec::new(), other_silent_since: None };
-        let mut ready = Ready { tp: tp.clone(), sources, suspect };
+        let mut ready = Ready {
+            tp: tp.clone(),
+            sources,
+            suspect,
+            stable_end: self.stable_end(tp, broker),
+            topic_id: self.reports.of(tp).and_then(|report| report.topic_id),
+        };
         let mut partitions = self.partitions();
         let Some(partition) = partitions.get_mut(tp) else {
             // Gone meanwhile; what is held can still be archived.
@@ -489,7 +516,22 @@ impl LiveIndexer {
     }
 
     fn broker(&self) -> Broker {
-        self.options.broker.broker(self.clock.now_ms())
+        let now_ms = self.clock.now_ms();
+        match self.options.broker.broker(now_ms) {
+            // A start in the future would close what is being written.
+            Broker::Running { since_ms } => {
+                let reported = self.reports.broker_started_ms().filter(|at| *at <= now_ms);
+                Broker::Running { since_ms: since_ms.max(reported) }
+            }
+            stopped => stopped,
+        }
+    }
+
+    /// First offset of `tp` that must not be archived yet. A broker that is stopped
+    /// truncates nothing any more.
+    fn stable_end(&self, tp: &TopicPartition, broker: Broker) -> Option<i64> {
+        let report = self.reports.of(tp).filter(|_| broker != Broker::Stopped);
+        report.and_then(|report| report.stable_end())
     }
 
     fn partitions(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Partition>> {

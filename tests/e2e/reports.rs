@@ -1,0 +1,355 @@
+//! What the broker reports: nothing above its committed end is archived, its start
+//! closes segments, and callers of another leader, lineage or topic are refused.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tierd::archive::ArchiveOptions;
+use tierd::clock::{Clock, SystemClock};
+use tierd::config::Config;
+use tierd::daemon::Rooms;
+use tierd::fetch::{
+    Caller, FetchEvent, FetchRequest, Isolation, OffsetQuery, Overlaps, PartitionRequest,
+    PartitionTrailer, Status,
+};
+use tierd::indexer::{Indexer, LiveIndexer};
+use tierd::read::ReadStats;
+use tierd::record::{Codec, TopicName, TopicPartition};
+use tierd::reports::Report;
+use tierd::store::Store;
+use tierd::wal::{WalDir, WalFormat};
+use tierd_client::{
+    ArchiveClient, ArchiveError, BrokerReport, FetchArgs, OffsetArgs, OffsetRange, OffsetSpec,
+    PartitionReport, Role,
+};
+use tierd_tests::chronik::{WalWriter, sample_batch};
+use tierd_tests::fixture;
+use tierd_tests::process::Tierd;
+
+use crate::TIERD;
+
+/// When the segments were last written, in seconds since 1970.
+const WRITTEN: u64 = 1_700_000_000;
+/// When the broker started again, in milliseconds.
+const STARTED: i64 = (WRITTEN as i64 + 100) * 1000;
+const ID: [u8; 16] = [7; 16];
+
+/// A batch of leader epoch `epoch`, which lies outside of the batch's checksum.
+fn batch(base: i64, last: i64, epoch: i32) -> Bytes {
+    let count = (last - base + 1) as i32;
+    let mut wire = sample_batch(base, count, 20 + epoch as usize, Codec::None).unwrap().to_vec();
+    wire[12..16].copy_from_slice(&epoch.to_be_bytes());
+    wire.into()
+}
+
+/// A broker's WAL, the rooms beside it and the indexer.
+struct Beside {
+    folder: tempfile::TempDir,
+    rooms: Rooms,
+    live: Arc<LiveIndexer>,
+    tp: TopicPartition,
+}
+
+impl Beside {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { writer_id: Some("w".to_owned()), ..Config::default() };
+        let rooms = Rooms::over(Store::open("memory:").unwrap(), &config).unwrap();
+        std::fs::create_dir_all(folder.path().join("wal")).unwrap();
+        let indexer = Indexer::new(
+            WalFormat::Chronik,
+            Arc::clone(&rooms.catalog),
+            rooms.store.clone(),
+            rooms.reader.clone(),
+            folder.path().join("scratch"),
+            ArchiveOptions::default(),
+            rooms.metrics.clone(),
+        );
+        let wal = WalDir::open(&folder.path().join("wal"), WalFormat::Chronik).unwrap();
+        let options = Config::default().live(false).unwrap();
+        let live = LiveIndexer::new(indexer, wal, options, SystemClock::new(), Arc::new(|| 1.0))
+            .heeding(Arc::clone(&rooms.reports));
+        let tp = TopicPartition::new(TopicName::new("t").unwrap(), 0).unwrap();
+        Self { folder, rooms, live: Arc::new(live), tp }
+    }
+
+    fn segment(&self, id: u64, batches: &[Bytes]) {
+        let mut segment = WalWriter::create(&self.folder.path().join("wal"), "t", 0, id).unwrap();
+        for batch in batches {
+            segment.append(batch).unwrap();
+        }
+        written(&segment.finish().unwrap());
+    }
+
+    fn report(&self, report: Report) {
+        self.rooms.reports.report(&self.tp, report).unwrap();
+    }
+
+    fn high_watermark(&self, offset: i64) {
+        self.report(Report { high_watermark: Some(offset), ..Report::default() });
+    }
+
+    /// Archives what is due; how far the archive goes then.
+    async fn archive(&self) -> i64 {
+        let look = self.live.look().unwrap();
+        for tp in look.due {
+            let (report, _) = self.live.step(&tp).await;
+            assert!(report.error.is_none(), "{:?}", report.error);
+        }
+        let newest = self.rooms.catalog.load(&self.tp, None).await.unwrap();
+        newest.map_or(0, |newest| newest.archived_through())
+    }
+
+    async fn fetch(&self, offset: i64, caller: Caller) -> (PartitionTrailer, Vec<u8>) {
+        let partition = PartitionRequest {
+            tp: self.tp.clone(),
+            incarnation: None,
+            offset,
+            max_bytes: u64::MAX,
+            min_one_batch: true,
+            upper_bound: None,
+            isolation: Isolation::ReadUncommitted,
+            overlaps: Overlaps::Served,
+            caller,
+        };
+        let request = FetchRequest { partitions: vec![partition], max_bytes: u64::MAX };
+        let (sink, mut events) = tokio::sync::mpsc::channel(100);
+        self.rooms.fetcher.fetch(request, &sink, &ReadStats::default()).await.unwrap();
+        drop(sink);
+        let mut wire = Vec::new();
+        loop {
+            match events.recv().await.unwrap() {
+                FetchEvent::Header(_) => {}
+                FetchEvent::Data(data) => wire.extend_from_slice(&data.wire),
+                FetchEvent::Trailer(trailer) => return (trailer, wire),
+            }
+        }
+    }
+
+    async fn status(&self, offset: i64, caller: Caller) -> Status {
+        self.fetch(offset, caller).await.0.status
+    }
+}
+
+fn written(path: &Path) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_modified(UNIX_EPOCH + Duration::from_secs(WRITTEN)).unwrap();
+}
+
+#[tokio::test]
+async fn nothing_above_the_committed_end_is_archived() {
+    let beside = Beside::new();
+    beside.segment(0, &[batch(0, 9, 0), batch(10, 19, 0), batch(20, 29, 0)]);
+    assert_eq!(beside.archive().await, 0, "nobody said that the segment is closed");
+    beside.high_watermark(20);
+    beside.rooms.reports.broker_started(STARTED);
+    assert_eq!(beside.archive().await, 20);
+    assert_eq!(beside.archive().await, 20);
+    // A transaction that is open: what it may take back is not archived.
+    let stable =
+        Report { high_watermark: Some(30), last_stable_offset: Some(25), ..Report::default() };
+    beside.report(stable);
+    assert_eq!(beside.archive().await, 20);
+    beside.report(Report { last_stable_offset: Some(30), ..Report::default() });
+    assert_eq!(beside.archive().await, 30);
+    assert!(beside.live.look().unwrap().due.is_empty(), "a settled partition costs no step");
+}
+
+#[tokio::test]
+async fn a_truncated_suffix_is_never_served() {
+    let beside = Beside::new();
+    beside.rooms.reports.broker_started(STARTED);
+    beside.high_watermark(10);
+    // The leader of epoch 0 wrote up to 29 and was deposed before that was committed.
+    beside.segment(0, &[batch(0, 9, 0), batch(10, 29, 0)]);
+    assert_eq!(beside.archive().await, 10);
+    let (kept, late) = (batch(10, 14, 1), batch(15, 34, 1));
+    beside.segment(1, std::slice::from_ref(&kept));
+    beside.high_watermark(15);
+    // From 15 on only the truncated batch is there yet.
+    assert_eq!(beside.archive().await, 10);
+    beside.segment(2, std::slice::from_ref(&late));
+    beside.high_watermark(35);
+    assert_eq!(beside.archive().await, 35);
+    let (trailer, wire) = beside.fetch(0, Caller::default()).await;
+    assert_eq!(trailer.status, Status::Ok, "{}", trailer.message);
+    assert_eq!(wire, [batch(0, 9, 0), kept, late].concat());
+}
+
+#[tokio::test]
+async fn callers_of_another_leader_lineage_or_topic_are_refused() {
+    let beside = Beside::new();
+    beside.segment(0, &[batch(0, 9, 2), batch(10, 19, 4)]);
+    beside.rooms.reports.broker_started(STARTED);
+    let told = Report { topic_id: Some(ID), leader_epoch: Some(5), ..Report::default() };
+    beside.report(told.clone());
+    assert_eq!(beside.archive().await, 20);
+    let newest = beside.rooms.catalog.load(&beside.tp, None).await.unwrap().unwrap();
+    assert_eq!(newest.manifest().topic_id, Some(ID), "a topic id is adopted");
+
+    let nobody = Caller::default();
+    let epoch = |epoch| Caller { leader_epoch: Some(epoch), ..nobody };
+    assert_eq!(beside.status(0, epoch(4)).await, Status::FencedLeaderEpoch);
+    assert_eq!(beside.status(0, epoch(5)).await, Status::Ok);
+    assert_eq!(beside.status(0, epoch(6)).await, Status::UnknownLeaderEpoch);
+
+    let of = |epoch| Caller { offset_epoch: Some(epoch), ..nobody };
+    assert_eq!(beside.status(12, of(4)).await, Status::Ok);
+    assert_eq!(beside.status(12, of(2)).await, Status::OutsideLineage);
+    assert_eq!(beside.status(3, of(4)).await, Status::OutsideLineage);
+
+    let id = |id: u8| Caller { topic_id: Some([id; 16]), ..nobody };
+    assert_eq!(beside.status(0, id(7)).await, Status::Ok);
+    assert_eq!(beside.status(0, id(8)).await, Status::InconsistentTopicId);
+
+    let follower = Caller { is_follower: true, ..nobody };
+    assert_eq!(beside.status(0, follower).await, Status::OffsetMovedToTieredStorage);
+    assert_eq!(beside.status(20, follower).await, Status::NotArchivedYet);
+
+    // By the reported lineage, where the caller says nothing.
+    beside.report(Report { lineage: vec![(2, 0), (3, 10)], ..Report::default() });
+    assert_eq!(beside.status(12, nobody).await, Status::OutsideLineage);
+    assert_eq!(beside.status(3, nobody).await, Status::Ok);
+
+    // The log start is the broker's.
+    beside.report(Report { log_start: Some(5), ..Report::default() });
+    let (refused, _) = beside.fetch(4, nobody).await;
+    assert_eq!(refused.status, Status::BelowLogStart);
+    assert_eq!(refused.refused_by.unwrap().log_start, 5);
+
+    // A topic made anew has nothing of the old one's.
+    beside.report(Report { topic_id: Some([9; 16]), ..Report::default() });
+    assert_eq!(beside.status(7, nobody).await, Status::UnknownTopicOrPartition);
+    assert_eq!(beside.status(7, id(9)).await, Status::UnknownTopicOrPartition);
+    assert_eq!(beside.status(7, id(7)).await, Status::InconsistentTopicId);
+}
+
+#[tokio::test]
+async fn the_ends_of_the_brokers_log_are_told_as_reported() {
+    let beside = Beside::new();
+    let query = |timestamp, isolation| OffsetQuery {
+        tp: beside.tp.clone(),
+        incarnation: None,
+        timestamp,
+        starting_offset: None,
+        upper_bound: None,
+        isolation,
+        leader_epoch: Some(5),
+    };
+    let all = [
+        query(-1, Isolation::ReadUncommitted),
+        query(-1, Isolation::ReadCommitted),
+        query(-4, Isolation::ReadUncommitted),
+    ];
+    let before = beside.rooms.fetcher.offsets(&all).await;
+    assert!(before.iter().all(|answer| answer.result.is_err()));
+    beside.report(Report {
+        leader_epoch: Some(5),
+        lineage: vec![(1, 0), (5, 80)],
+        high_watermark: Some(100),
+        last_stable_offset: Some(90),
+        local_log_start: Some(40),
+        ..Report::default()
+    });
+    let told = beside.rooms.fetcher.offsets(&all).await;
+    let told: Vec<_> = told
+        .into_iter()
+        .map(|answer| answer.result.unwrap().unwrap())
+        .map(|found| (found.offset, found.leader_epoch))
+        .collect();
+    assert_eq!(told, [(100, 5), (90, 5), (40, 1)]);
+    let stale = OffsetQuery { leader_epoch: Some(4), ..all[0].clone() };
+    let refused = beside.rooms.fetcher.offsets(&[stale]).await;
+    assert_eq!(refused[0].result.as_ref().unwrap_err().status, Status::FencedLeaderEpoch);
+}
+
+#[tokio::test]
+async fn a_broker_reports_through_the_client_and_is_archived() {
+    let folder = tempfile::tempdir().unwrap();
+    let tierd = Tierd::new(TIERD, folder.path());
+    // Alone: nobody says when the broker started, and the segments are small.
+    let daemon = tierd.live(&fixture::wal(), &[]);
+    let client = ArchiveClient::connect_lazy(&daemon.address).unwrap();
+    let partition = |topic: &str, epoch| PartitionReport {
+        topic: topic.to_owned(),
+        topic_id: Some(ID),
+        role: Some(Role::Leader),
+        leader_epoch: Some(epoch),
+        ..PartitionReport::default()
+    };
+    let report = BrokerReport {
+        started_at_ms: Some(SystemClock::new().now_ms()),
+        partitions: vec![partition("orders", 5)],
+    };
+    assert!(client.report(&report).await.unwrap()[0].result.is_ok());
+    let chain = fixture::served(&fixture::batches()[&("orders".to_owned(), 0)]);
+    let end = chain.last().unwrap().last + 1;
+    for _ in 0..600 {
+        let asked = OffsetArgs::new("orders", 0, OffsetSpec::EarliestPendingUpload);
+        let told = client.list_offsets(&[asked]).await.unwrap().remove(0).result;
+        if told.is_ok_and(|found| found.unwrap().offset == end) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    let fetch = |args: FetchArgs| client.fetch(FetchArgs { max_bytes: Some(1), ..args });
+    let orders = || FetchArgs::new("orders", 0, 0);
+    assert!(fetch(orders()).await.unwrap().is_hit());
+    let fenced = FetchArgs { current_leader_epoch: Some(4), ..orders() };
+    assert_eq!(fetch(fenced).await.unwrap_err().kafka_error_code(), 74);
+    let early = FetchArgs { current_leader_epoch: Some(6), ..orders() };
+    assert_eq!(fetch(early).await.unwrap_err().kafka_error_code(), 75);
+    let other = FetchArgs { topic_id: Some([8; 16]), ..orders() };
+    assert_eq!(fetch(other).await.unwrap_err().kafka_error_code(), 103);
+    let nobody = FetchArgs { topic_id: Some([8; 16]), ..FetchArgs::new("nope", 0, 0) };
+    let error = fetch(nobody).await.unwrap_err();
+    assert!(error.is_miss() && error.kafka_error_code() == 100, "{error}");
+    let follower = FetchArgs { replica_id: Some(1), ..orders() };
+    assert_eq!(fetch(follower).await.unwrap_err().kafka_error_code(), 109);
+
+    let range = OffsetRange { first: 0, last: end - 1 };
+    let of = tierd_client::TopicPartition::new("orders", 0);
+    let aborted = client.list_aborted_transactions(&of, range).await.unwrap();
+    assert!(aborted.complete && aborted.transactions.is_empty(), "{aborted:?}");
+    let beyond = OffsetRange { first: end, last: end };
+    let error = client.list_aborted_transactions(&of, beyond).await.unwrap_err();
+    assert!(matches!(error, ArchiveError::NotArchivedYet { .. }), "{error}");
+
+    let late = BrokerReport { partitions: vec![partition("orders", 4)], ..BrokerReport::default() };
+    let answer = client.report(&late).await.unwrap().remove(0);
+    assert_eq!(answer.result.unwrap_err().kafka_error_code(), 74);
+    drop(daemon);
+
+    let reader = tierd.serve(&[]);
+    let client = ArchiveClient::connect_lazy(&reader.address).unwrap();
+    let error = client.report(&report).await.unwrap_err();
+    assert!(matches!(error, ArchiveError::Invalid { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn aborted_transactions_of_a_range_are_those_of_a_fetch() {
+    let folder = tempfile::tempdir().unwrap();
+    let tierd = Tierd::new(TIERD, folder.path());
+    let _ = tierd.archive(&fixture::wal()).ok();
+    let daemon = tierd.serve(&[]);
+    let client = ArchiveClient::connect_lazy(&daemon.address).unwrap();
+    let mut listed = 0;
+    for (topic, partition) in fixture::batches().into_keys() {
+        let args = FetchArgs {
+            isolation: tierd_client::Isolation::ReadCommitted,
+            ..FetchArgs::new(topic.as_str(), partition, 0)
+        };
+        let Ok(outcome) = client.fetch(args).await else { continue };
+        let first = outcome.iter().next().unwrap().unwrap().base_offset;
+        let range = OffsetRange { first, last: outcome.next_offset - 1 };
+        let of = tierd_client::TopicPartition::new(topic.as_str(), partition);
+        let found = client.list_aborted_transactions(&of, range).await.unwrap();
+        listed += found.transactions.len();
+        assert_eq!(Some(found), outcome.aborted, "{topic}-{partition}");
+    }
+    assert!(listed > 0, "no fixture has an aborted transaction");
+}
