@@ -47,8 +47,9 @@ pub struct Edit {
     pub topic_id: Option<[u8; 16]>,
 }
 
-/// Proof of a commit, and the state it made. Whatever releases or deletes data
-/// takes one, and only [`Catalog::commit`] makes them.
+/// Proof that a manifest is committed, and the state it made. Whatever releases or
+/// deletes data takes one, and only the catalog makes them: [`Catalog::commit`] for
+/// a new manifest, [`Catalog::confirm`] for the newest there is.
 #[derive(Clone, Debug)]
 pub struct Committed {
     snapshot: Arc<Snapshot>,
@@ -106,6 +107,16 @@ impl Catalog {
         let digest = *blake3::hash(&bytes).as_bytes();
         let snapshot = Snapshot::new(manifest, digest, open, self.pages.clone());
         Ok(Committed { snapshot: Arc::new(snapshot) })
+    }
+
+    /// The newest manifest of the partition of `known`, asked for now. Who would
+    /// release what `known` holds looks here first: an archive may have been
+    /// dropped since.
+    ///
+    /// # Errors
+    /// As [`Catalog::newer`].
+    pub async fn confirm(&self, known: &Arc<Snapshot>) -> Result<Committed, CatalogError> {
+        Ok(Committed { snapshot: self.newer(known).await? })
     }
 
     /// The first incarnation of a topic begins with the first commit to any of

@@ -73,7 +73,8 @@ impl ArchiveEntry {
     }
 
     /// The offsets it tiles, if it tiles any.
-    pub(super) fn tile(&self) -> Option<OffsetRange> {
+    #[must_use]
+    pub fn tile(&self) -> Option<OffsetRange> {
         self.summary.tiles.then_some(self.summary.range)
     }
 

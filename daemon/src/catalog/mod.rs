@@ -52,6 +52,7 @@ mod commit;
 mod entry;
 mod error;
 mod incarnations;
+mod ledger;
 mod manifest;
 mod newest;
 mod page;
@@ -63,6 +64,7 @@ mod snapshot;
 mod testing;
 mod tiling;
 mod tree;
+mod watermarks;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -79,6 +81,7 @@ pub use self::commit::{Committed, EDIT_CHANGES_MAX, Edit};
 pub use self::entry::{ArchiveEntry, Gap, GapKind, Items};
 pub use self::error::CatalogError;
 pub use self::incarnations::Incarnation;
+pub use self::ledger::{LEDGER_VERSION, Ledger, RECORDED_MAX, Recorded};
 pub use self::manifest::{
     INLINE_ENTRIES_MAX, INLINE_GAPS_MAX, INLINE_OPEN_MAX, MANIFEST_BYTES_MAX, MANIFEST_VERSION,
     Manifest, Open, ROOT_REFS_MAX,
@@ -89,6 +92,7 @@ pub use self::pages::PAGES_BYTES_MAX;
 pub use self::seek::TimeRank;
 pub use self::side::{OPEN_MAX, SideRef};
 pub use self::snapshot::Snapshot;
+pub use self::watermarks::{Following, Watermark, Watermarks};
 pub use crate::store::{ClusterName, PartitionKey, WriterId};
 
 use self::pages::Pages;
@@ -243,6 +247,14 @@ impl Catalog {
             });
         }
         Ok(found)
+    }
+
+    /// The number of the newest life of `topic`, `None` where it never lived.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn newest_incarnation(&self, topic: &TopicName) -> Result<Option<u32>, CatalogError> {
+        incarnations::newest(&self.store, &self.cluster, topic).await
     }
 
     /// Whether the topic of `known` has begun another life since: one small request.

@@ -8,6 +8,7 @@
 //! {cluster}/{topic}/{incarnation:010}/{partition:010}/closed/{block:020}
 //! {cluster}/{topic}/incarnations/{number:010}
 //! {cluster}/writers/{writer}/probe/{nonce}
+//! {cluster}/writers/{writer}/ledger/{topic}/{partition:010}
 //! ```
 //!
 //! `{digest}` and `{nonce}` are 32 lower-case hex digits. `{number}` of an
@@ -39,6 +40,7 @@ const PAGE: &str = "page";
 const SIDE: &str = "side";
 const CLOSED: &str = "closed";
 const PROBE: &str = "probe";
+const LEDGER: &str = "ledger";
 const ARCHIVE_SUFFIX: &str = ".tar.gz";
 const PAGE_SUFFIX: &str = ".page";
 
@@ -142,6 +144,15 @@ pub enum ObjectKey {
         /// Unique per probe.
         nonce: [u8; 16],
     },
+    /// What a writer remembers of a partition beyond its local disk.
+    Ledger {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The writer.
+        writer: WriterId,
+        /// Topic and partition, whichever life it is in.
+        tp: TopicPartition,
+    },
 }
 
 /// A text that is not the name of an object.
@@ -189,6 +200,10 @@ impl fmt::Display for ObjectKey {
             Self::Probe { cluster, writer, nonce } => {
                 write!(f, "{cluster}/{WRITERS}/{writer}/{PROBE}/{}", Hex(nonce))
             }
+            Self::Ledger { cluster, writer, tp } => {
+                let (topic, partition) = (Escaped(tp.topic()), tp.partition());
+                write!(f, "{cluster}/{WRITERS}/{writer}/{LEDGER}/{topic}/{partition:010}")
+            }
         }
     }
 }
@@ -207,6 +222,12 @@ impl ObjectKey {
                 writer: WriterId::new(writer).map_err(|_| refuse("bad writer id"))?,
                 nonce: unhex(nonce).ok_or_else(|| refuse("bad nonce"))?,
             }),
+            [cluster, WRITERS, writer, LEDGER, topic, partition] => Some(Self::Ledger {
+                cluster: ClusterName::new(cluster).map_err(|_| refuse("bad cluster name"))?,
+                writer: WriterId::new(writer).map_err(|_| refuse("bad writer id"))?,
+                tp: topic_partition(topic, partition)
+                    .ok_or_else(|| refuse("bad topic or partition"))?,
+            }),
             [cluster, topic, INCARNATIONS, number] => Some(Self::Incarnation {
                 cluster: ClusterName::new(cluster).map_err(|_| refuse("bad cluster name"))?,
                 topic: decode_topic(topic).ok_or_else(|| refuse("bad topic name"))?,
@@ -217,9 +238,7 @@ impl ObjectKey {
             [cluster, topic, incarnation, partition, folder, file] => {
                 let of = PartitionKey {
                     cluster: ClusterName::new(cluster).map_err(|_| refuse("bad cluster name"))?,
-                    tp: decode_partition(partition)
-                        .zip(decode_topic(topic))
-                        .and_then(|(partition, topic)| TopicPartition::new(topic, partition).ok())
+                    tp: topic_partition(topic, partition)
                         .ok_or_else(|| refuse("bad topic or partition"))?,
                     incarnation: decode_incarnation(incarnation)
                         .ok_or_else(|| refuse("bad incarnation"))?,
@@ -294,6 +313,10 @@ pub fn decode_incarnation(folder: &str) -> Option<u32> {
 #[must_use]
 pub fn decode_partition(folder: &str) -> Option<i32> {
     i32::try_from(decimal(folder, 10)?).ok()
+}
+
+fn topic_partition(topic: &str, partition: &str) -> Option<TopicPartition> {
+    TopicPartition::new(decode_topic(topic)?, decode_partition(partition)?).ok()
 }
 
 /// A topic as the name of a folder.
@@ -418,6 +441,14 @@ mod tests {
                 },
                 format!("default/writers/host-1/probe/{hex}"),
             ),
+            (
+                ObjectKey::Ledger {
+                    cluster: of.cluster.clone(),
+                    writer: WriterId::new("host-1").unwrap(),
+                    tp: of.tp.clone(),
+                },
+                "default/writers/host-1/ledger/clicks.日本_1/0000000003".to_owned(),
+            ),
         ] {
             assert_eq!(key.to_string(), name);
             assert_eq!(ObjectKey::decode(&name).unwrap(), key);
@@ -465,6 +496,9 @@ mod tests {
             ),
             format!("{folder}/side/00000000000000000001-something-{hex}"),
             format!("default/writers/host/probe/{hex}0"),
+            "default/writers/host/ledger/orders/3".to_owned(),
+            "default/writers/host/ledger/writers/0000000003".to_owned(),
+            "default/writers/host/ledger/orders/0000000003/x".to_owned(),
             "default/orders/incarnations/4294967296".to_owned(),
         ] {
             assert!(ObjectKey::decode(&bad).is_err(), "{bad}");
@@ -487,7 +521,7 @@ mod tests {
     fn any_key() -> impl Strategy<Value = ObjectKey> {
         let ranges = (0..i64::MAX, 0..i64::MAX)
             .prop_filter_map("range", |(a, b)| OffsetRange::new(a.min(b), a.max(b)));
-        (any_partition(), 0..7u8, any::<u64>(), ranges, any::<[u8; 16]>()).prop_map(
+        (any_partition(), 0..8u8, any::<u64>(), ranges, any::<[u8; 16]>()).prop_map(
             |(of, kind, number, range, digest)| match kind {
                 0 => ObjectKey::Manifest { of, number },
                 1 => ObjectKey::Archive { of, number, range, digest },
@@ -498,6 +532,11 @@ mod tests {
                     cluster: of.cluster,
                     topic: of.tp.topic().clone(),
                     number: of.incarnation,
+                },
+                6 => ObjectKey::Ledger {
+                    writer: WriterId::new(of.cluster.as_str()).unwrap(),
+                    cluster: of.cluster,
+                    tp: of.tp,
                 },
                 _ => ObjectKey::Probe {
                     writer: WriterId::new(of.cluster.as_str()).unwrap(),
