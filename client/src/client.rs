@@ -19,6 +19,7 @@ use crate::read;
 use crate::retry::{Deadline, Retries};
 use crate::stream::{self as fetch_stream, FetchStream};
 use crate::types::{AbortedTransactions, FetchArgs, OffsetRange, Outcome, TopicPartition};
+use crate::watch::ArchiveWatch;
 
 /// How a client behaves. The defaults suit a sidecar on the same machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -306,6 +307,16 @@ impl ArchiveClient {
             })
             .await?;
         Ok(answered.partitions.into_iter().map(broker::report_answer).collect())
+    }
+
+    /// Follows how far the daemon has archived `partitions`, and how far the broker
+    /// may delete its local log; every partition when empty. `incarnation` of a
+    /// partition stays `None`.
+    ///
+    /// Nothing is asked for before [`ArchiveWatch::next`] is called.
+    #[must_use]
+    pub fn watch(&self, partitions: &[TopicPartition]) -> ArchiveWatch {
+        ArchiveWatch::new(Arc::clone(&self.inner), partitions)
     }
 
     /// The counters, of all clones.

@@ -55,7 +55,8 @@
 //!
 //! [`ArchiveClient::fetch_stream`] reads on for as long as the archive goes, in
 //! flat memory. [`ArchiveClient::list_offsets`] finds offsets by time,
-//! [`ArchiveClient::offset_for_leader_epoch`] the ends of leader epochs.
+//! [`ArchiveClient::offset_for_leader_epoch`] the ends of leader epochs,
+//! [`ArchiveClient::watch`] tells how far the broker may delete its local log.
 //! [`BlockingArchiveClient`] is for brokers without Tokio, the trait
 //! [`ArchiveFetch`] for those that hold the archive as an object.
 //!
@@ -84,6 +85,7 @@ mod read;
 mod retry;
 mod stream;
 mod types;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -108,3 +110,4 @@ pub use types::{
     AbortedTransaction, AbortedTransactions, BatchSet, Bounds, End, FetchArgs, Gap, GapKind,
     Isolation, OffsetRange, Outcome, Overlaps, StreamEnd, StreamItem, TopicPartition,
 };
+pub use watch::{ArchiveWatch, WatchItem, Watermark};

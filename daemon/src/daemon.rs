@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::archive::ArchiveOptions;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Watermarks};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, LogFormat};
 use crate::fetch::{self, Fetcher};
@@ -49,6 +49,8 @@ pub struct Rooms {
     pub reports: Arc<Reports>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// How far the indexer of these rooms has come.
+    pub watermarks: Watermarks,
     /// What is counted; the store's requests are already.
     pub metrics: Metrics,
     /// What probes are told.
@@ -98,7 +100,8 @@ impl Rooms {
         let reports = Arc::new(Reports::default());
         let fetcher = Fetcher::new(Arc::clone(&catalog), reader.clone(), Arc::clone(&clock))
             .heeding(Arc::clone(&reports));
-        Ok(Self { store, catalog, reader, fetcher, reports, clock, metrics, health })
+        let watermarks = Watermarks::new();
+        Ok(Self { store, catalog, reader, fetcher, reports, watermarks, clock, metrics, health })
     }
 
     /// An indexer over these rooms that reads `wal`, with its scratch below the data
@@ -121,7 +124,8 @@ impl Rooms {
             data.scratch(),
             ArchiveOptions::default(),
             self.metrics.clone(),
-        );
+        )
+        .telling(self.watermarks.clone());
         let clock = Arc::clone(&self.clock);
         let live = LiveIndexer::new(indexer, wal, options, clock, jitter())
             .heeding(Arc::clone(&self.reports));
@@ -216,11 +220,13 @@ impl fmt::Display for Listeners {
 
 /// Serves gRPC, probes and metrics until `stop` is cancelled. Then, in this order:
 /// `/readyz` fails, gRPC's health turns, streams drain, gRPC ends, HTTP ends.
+/// `watermarks` are those of the indexer in this process, where there is one.
 ///
 /// # Errors
 /// When a listener fails.
 pub async fn serve(
     rooms: &Rooms,
+    watermarks: Option<Watermarks>,
     listeners: Listeners,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -229,7 +235,8 @@ pub async fn serve(
     // Dropped with this future, HTTP ends too: a second signal waits for nobody.
     let (grpc_stop, http_stop) = (CancellationToken::new(), CancellationToken::new());
     let _last = http_stop.clone().drop_guard();
-    let server = grpc::serve(rooms.fetcher.clone(), metrics, listeners.grpc, grpc_stop.clone());
+    let fetcher = rooms.fetcher.clone();
+    let server = grpc::serve(fetcher, watermarks, metrics, listeners.grpc, grpc_stop.clone());
     let mut server = std::pin::pin!(server);
     // All addresses are bound: a caller that connects now is answered.
     health.serves();
@@ -253,7 +260,7 @@ pub async fn serve(
 /// When a listener fails.
 pub async fn serve_until_signal(rooms: &Rooms, listeners: Listeners) -> anyhow::Result<()> {
     let mut tasks = TaskSet::default();
-    spawn_servers(&mut tasks, rooms, listeners);
+    spawn_servers(&mut tasks, rooms, None, listeners);
     run_to_the_end(tasks).await
 }
 
@@ -272,7 +279,7 @@ pub async fn archive_until_signal(
     let woken = Arc::clone(&wake);
     let _watch = Watch::start(indexer.wal().root(), move || woken.notify_one());
     let mut tasks = TaskSet::default();
-    spawn_servers(&mut tasks, rooms, listeners);
+    spawn_servers(&mut tasks, rooms, Some(rooms.watermarks.clone()), listeners);
     let ticker = Ticker::new(RESCAN, jitter(), wake);
     let (archiving, watched) = (Arc::clone(&indexer), Watched::by(&rooms.health));
     tasks.spawn("archiving", |stop| async move {
@@ -284,10 +291,15 @@ pub async fn archive_until_signal(
     ended
 }
 
-fn spawn_servers(tasks: &mut TaskSet, rooms: &Rooms, listeners: Listeners) {
+fn spawn_servers(
+    tasks: &mut TaskSet,
+    rooms: &Rooms,
+    watermarks: Option<Watermarks>,
+    listeners: Listeners,
+) {
     let rooms = rooms.clone();
     tasks.spawn("serving", |stop| async move {
-        serve(&rooms, listeners, stop).await.map_err(Into::into)
+        serve(&rooms, watermarks, listeners, stop).await.map_err(Into::into)
     });
 }
 

@@ -20,6 +20,8 @@
 //! | manifest | the numbered, immutable root that says which archives a partition has |
 //! | snapshot | one manifest in memory, searchable by offset and time |
 //! | `archived_through` | end of the prefix of offsets that committed archives and declared gaps tile |
+//! | `releasable_through` | how far the broker may delete its WAL: closed, read whole, every batch proven committed |
+//! | ledger | what a writer remembers of a partition beyond its disk |
 //! | incarnation | which life of a topic: deleted and made anew, it gets the next number |
 //!
 //! # The way of the data

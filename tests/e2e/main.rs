@@ -16,6 +16,7 @@ mod operations;
 mod oracle;
 mod pipeline;
 mod record_codec;
+mod release;
 mod reports;
 mod streams;
 mod three_phase;

@@ -279,6 +279,10 @@ async fn history(seed: u64) {
         let report = indexer(&bench.rooms, folder.path()).run_once(|_| {}).await.unwrap();
         assert!(!report.failed(), "{:?}", report.partitions[0].error);
         bench.log.archive();
+        // Closed, whole and archived: all of it may be deleted.
+        let partition = &report.partitions[0];
+        assert_eq!(partition.releasable_through, bench.log.through);
+        assert_eq!(partition.releasable.len(), partition.segments);
         // A process that knows nothing: caches of an older state would be in the way.
         bench.rooms = Rooms::over(store.clone(), &config).unwrap();
         let snapshot = bench.rooms.fetcher.snapshot(&bench.tp, None).await.unwrap().unwrap();

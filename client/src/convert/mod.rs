@@ -18,6 +18,7 @@ use crate::types::{
     AbortedTransaction, AbortedTransactions, Bounds, End, FetchArgs, Gap, GapKind, Isolation,
     OffsetRange, Overlaps, TopicPartition,
 };
+use crate::watch::Watermark;
 
 fn isolation(isolation: Isolation) -> v1::IsolationLevel {
     match isolation {
@@ -217,6 +218,17 @@ pub(crate) fn call_error(status: &tonic::Status, endpoint: &str) -> ArchiveError
         // The rest is what a daemon that stops, restarts or is overrun looks
         // like, broken connections under Unknown and Internal among them.
         _ => ArchiveError::Unavailable { message, retry_after: None },
+    }
+}
+
+pub(crate) fn watermark(of: v1::Watermark) -> Watermark {
+    Watermark {
+        topic: of.topic,
+        partition: of.partition,
+        incarnation: of.incarnation,
+        generation: of.generation,
+        archived_through: of.archived_through,
+        releasable_through: of.releasable_through,
     }
 }
 

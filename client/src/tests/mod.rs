@@ -5,6 +5,7 @@ mod fetch;
 mod rest;
 mod server;
 mod stream;
+mod watch;
 
 use std::time::Duration;
 

@@ -17,6 +17,7 @@ use crate::client::{ArchiveClient, ClientOptions};
 use crate::tests::{batch_bytes, data, hasty, header, trailer};
 
 type FrameStream = Pin<Box<dyn Stream<Item = Result<v1::FetchArchivedResponse, Status>> + Send>>;
+type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchArchivedResponse, Status>> + Send>>;
 type ListStream = Pin<Box<dyn Stream<Item = Result<v1::ListArchivesResponse, Status>> + Send>>;
 
 /// What the server does next in a call of `FetchArchived`. After the last act
@@ -58,6 +59,7 @@ pub(crate) struct Script {
     cut: Notify,
     pub(crate) describe: Mutex<VecDeque<Result<v1::DescribeArchiveResponse, Status>>>,
     pub(crate) list: Mutex<VecDeque<Result<Vec<v1::ListArchivesResponse>, Status>>>,
+    pub(crate) watch: Mutex<VecDeque<Result<Vec<v1::WatchArchivedResponse>, Status>>>,
     pub(crate) explain: Mutex<VecDeque<v1::ExplainFetchResponse>>,
 }
 
@@ -78,6 +80,7 @@ struct Player(Arc<Script>);
 impl Archive for Player {
     type FetchArchivedStream = FrameStream;
     type ListArchivesStream = ListStream;
+    type WatchArchivedStream = WatchStream;
 
     async fn fetch_archived(
         &self,
@@ -126,6 +129,14 @@ impl Archive for Player {
     ) -> Result<Response<ListStream>, Status> {
         let archives = self.0.list.lock().unwrap().pop_front().unwrap()?;
         Ok(Response::new(Box::pin(stream::iter(archives.into_iter().map(Ok)))))
+    }
+
+    async fn watch_archived(
+        &self,
+        _: Request<v1::WatchArchivedRequest>,
+    ) -> Result<Response<WatchStream>, Status> {
+        let messages = self.0.watch.lock().unwrap().pop_front().unwrap()?;
+        Ok(Response::new(Box::pin(stream::iter(messages.into_iter().map(Ok)))))
     }
 
     async fn explain_fetch(

@@ -49,7 +49,8 @@ pub(super) async fn demo(args: DemoArgs, _config: Config) -> anyhow::Result<Outc
     let stop = CancellationToken::new();
     let server = {
         let (rooms, stop) = (rooms.clone(), stop.clone());
-        tokio::spawn(async move { daemon::serve(&rooms, listeners, stop).await })
+        let marks = Some(rooms.watermarks.clone());
+        tokio::spawn(async move { daemon::serve(&rooms, marks, listeners, stop).await })
     };
     output::say(&format!(
         "\n2. Fetched back over gRPC from {address}, every CRC-32C checked:\n\n"

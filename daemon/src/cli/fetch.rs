@@ -25,6 +25,9 @@ pub(super) struct FetchArgs {
     /// Where to begin
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     offset: i64,
+    /// Which life of a topic that was deleted and made again, counted from 0 [default: the newest]
+    #[arg(long, value_name = "N")]
+    incarnation: Option<u32>,
     /// Stop before this many bytes of batches; at least one batch comes [default: to the end]
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<u64>,
@@ -153,6 +156,7 @@ fn write_json(
 async fn through_daemon(args: &FetchArgs, endpoint: &str) -> anyhow::Result<Reading> {
     let client = ArchiveClient::connect_lazy(endpoint)?;
     let fetch = tierd_client::FetchArgs {
+        incarnation: args.incarnation,
         max_bytes: args.max_bytes,
         isolation: match args.isolation() {
             Isolation::ReadUncommitted => tierd_client::Isolation::ReadUncommitted,
@@ -178,7 +182,7 @@ async fn from_store(
     let rooms = Rooms::open(config)?;
     let request = PartitionRequest {
         tp: tp.clone(),
-        incarnation: None,
+        incarnation: args.incarnation,
         offset: args.offset,
         max_bytes: args.max_bytes.unwrap_or(u64::MAX),
         min_one_batch: true,

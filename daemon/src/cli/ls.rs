@@ -16,29 +16,41 @@ pub(super) struct LsArgs {
     topic: Option<String>,
     /// The archives of this partition
     partition: Option<i32>,
+    /// Only this life of a topic that was deleted and made again, counted from 0
+    /// [default: all; for the archives of a partition the newest]
+    #[arg(long, value_name = "N")]
+    incarnation: Option<u32>,
+    /// Whose ledger says how far the broker may delete its WAL [default: host name]
+    #[arg(long, value_name = "ID", env = "TIERD_WRITER_ID")]
+    writer_id: Option<String>,
 }
 
-pub(super) async fn ls(args: LsArgs, config: Config, json: bool) -> anyhow::Result<Outcome> {
+pub(super) async fn ls(args: LsArgs, mut config: Config, json: bool) -> anyhow::Result<Outcome> {
+    config.writer_id = args.writer_id.or(config.writer_id);
     let rooms = Rooms::open(&config)?;
     let topic = args.topic.as_deref().map(TopicName::new).transpose()?;
     match (topic, args.partition) {
         (Some(topic), Some(partition)) => {
-            archives(&rooms, &TopicPartition::new(topic, partition)?, json).await
+            let tp = TopicPartition::new(topic, partition)?;
+            archives(&rooms, &tp, args.incarnation, json).await
         }
-        (topic, _) => partitions(&rooms, topic.as_ref(), json).await,
+        (topic, _) => partitions(&rooms, topic.as_ref(), args.incarnation, json).await,
     }
 }
 
 async fn partitions(
     rooms: &Rooms,
     topic: Option<&TopicName>,
+    incarnation: Option<u32>,
     json: bool,
 ) -> anyhow::Result<Outcome> {
     let mut table = output::Table::new(&[
         "topic",
         ">partition",
+        ">life",
         ">log start",
         ">archived through",
+        ">releasable",
         ">archives",
         ">batches",
         ">records",
@@ -47,24 +59,28 @@ async fn partitions(
         ">overlaps",
         "newest record",
     ]);
-    let all = rooms.fetcher.partitions().await?.into_iter();
+    let all = rooms.fetcher.all_lives().await?.into_iter();
     let wanted = all
         .filter(|(tp, _)| topic.is_none_or(|topic| topic == tp.topic()))
-        .map(|(tp, incarnation)| (tp, Some(incarnation)))
+        .filter(|(_, life)| incarnation.is_none_or(|wanted| wanted == *life))
+        .map(|(tp, life)| (tp, Some(life)))
         .collect();
     let mut listed = 0;
     for (tp, found) in rooms.fetcher.describe_all(wanted).await {
         let Some(found) = found? else { continue };
+        let releasable = releasable(rooms, &tp, &found).await?;
         listed += 1;
         if json {
-            output::json_line(&description(&tp, &found))?;
+            output::json_line(&description(&tp, &found, releasable))?;
             continue;
         }
         table.row(vec![
             tp.topic().to_string(),
             tp.partition().to_string(),
+            found.state.incarnation.to_string(),
             found.state.log_start.to_string(),
             found.state.archived_through.to_string(),
+            releasable.map_or_else(|| "-".to_owned(), |through| through.to_string()),
             found.archives.to_string(),
             found.batches.to_string(),
             found.records.to_string(),
@@ -85,7 +101,23 @@ async fn partitions(
     Ok(Outcome::Well)
 }
 
-fn description(tp: &TopicPartition, found: &Description) -> serde_json::Value {
+/// How far the writer's broker may delete, as its ledger has it; `None` where it
+/// remembers nothing of this life.
+async fn releasable(
+    rooms: &Rooms,
+    tp: &TopicPartition,
+    found: &Description,
+) -> anyhow::Result<Option<i64>> {
+    let ledger = rooms.catalog.ledger(tp).await?;
+    let ledger = ledger.filter(|ledger| ledger.incarnation() == found.state.incarnation);
+    Ok(ledger.map(|ledger| ledger.releasable_through().min(found.state.archived_through)))
+}
+
+fn description(
+    tp: &TopicPartition,
+    found: &Description,
+    releasable: Option<i64>,
+) -> serde_json::Value {
     json!({
         "topic": tp.topic().as_str(),
         "partition": tp.partition(),
@@ -93,6 +125,7 @@ fn description(tp: &TopicPartition, found: &Description) -> serde_json::Value {
         "generation": found.state.generation,
         "log_start": found.state.log_start,
         "archived_through": found.state.archived_through,
+        "releasable_through": releasable,
         "last_stable_offset": found.state.last_stable_offset,
         "archives": found.archives,
         "batches": found.batches,
@@ -108,8 +141,13 @@ fn description(tp: &TopicPartition, found: &Description) -> serde_json::Value {
     })
 }
 
-async fn archives(rooms: &Rooms, tp: &TopicPartition, json: bool) -> anyhow::Result<Outcome> {
-    let Some((_, entries)) = rooms.fetcher.archives(tp, None).await? else {
+async fn archives(
+    rooms: &Rooms,
+    tp: &TopicPartition,
+    incarnation: Option<u32>,
+    json: bool,
+) -> anyhow::Result<Outcome> {
+    let Some((_, entries)) = rooms.fetcher.archives(tp, incarnation).await? else {
         anyhow::bail!(
             "nothing of {tp} is archived in this store and cluster; see --store and --cluster"
         );

@@ -197,7 +197,8 @@ pub(super) fn print(report: &RunReport) -> anyhow::Result<()> {
         ">overlaps",
         ">archives",
         ">size",
-        "archived through",
+        ">archived through",
+        ">releasable",
         "gaps",
     ]);
     for partition in &report.partitions {
@@ -212,6 +213,7 @@ pub(super) fn print(report: &RunReport) -> anyhow::Result<()> {
             partition.archives.to_string(),
             output::bytes(partition.bytes),
             partition.archived_through.to_string(),
+            partition.releasable_through.to_string(),
             gaps(partition),
         ]);
     }
@@ -274,8 +276,11 @@ fn as_json(report: &RunReport) -> serde_json::Value {
                 "gaps": partition.gaps.iter().map(|gap| json!({
                     "first": gap.range.base(), "last": gap.range.last(), "kind": gap.kind.to_string(),
                 })).collect::<Vec<_>>(),
+                "incarnation": partition.incarnation,
                 "archived_through": partition.archived_through,
                 "waits_for": partition.waits_for.map(|hole| [hole.base(), hole.last()]),
+                "releasable_through": partition.releasable_through,
+                "releasable_segments": partition.releasable,
                 "findings": partition.findings.iter().map(|f| &f.line).collect::<Vec<_>>(),
                 "error": partition.error.as_ref().map(ToString::to_string),
             })

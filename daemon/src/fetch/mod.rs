@@ -28,6 +28,7 @@ mod partition;
 mod snapshots;
 mod times;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -38,7 +39,7 @@ use crate::catalog::{ArchiveEntry, Catalog, CatalogError, Snapshot};
 use crate::clock::Clock;
 use crate::error::{Classify, ErrorKind};
 use crate::read::{ArchiveReader, ReadError, ReadStats};
-use crate::record::{OffsetRange, TopicPartition};
+use crate::record::{OffsetRange, TopicName, TopicPartition};
 use crate::reports::Reports;
 use crate::store::StoreError;
 
@@ -307,11 +308,27 @@ impl Fetcher {
         aborted::list(self, tp, incarnation, range).await
     }
 
-    /// Every partition with an archive, newest incarnations only, ascending.
+    /// Every partition with an archive in the newest life of its topic that has
+    /// one, ascending.
     ///
     /// # Errors
     /// When the store cannot be listed.
     pub async fn partitions(&self) -> Result<Vec<(TopicPartition, u32)>, FetchError> {
+        let mut all = self.all_lives().await?;
+        let mut newest: HashMap<TopicName, u32> = HashMap::new();
+        for (tp, incarnation) in &all {
+            let known = newest.entry(tp.topic().clone()).or_default();
+            *known = (*known).max(*incarnation);
+        }
+        all.retain(|(tp, incarnation)| newest.get(tp.topic()) == Some(incarnation));
+        Ok(all)
+    }
+
+    /// Every partition with an archive in every life of its topic, ascending.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn all_lives(&self) -> Result<Vec<(TopicPartition, u32)>, FetchError> {
         Ok(self.snapshots.partitions().await?)
     }
 }

@@ -97,13 +97,8 @@ impl Snapshots {
         Ok(newest)
     }
 
-    /// Every partition with its newest incarnation, ascending.
+    /// Every partition in every life of its topic, ascending.
     pub(super) async fn partitions(&self) -> Result<Vec<(TopicPartition, u32)>, CatalogError> {
-        let mut found = self.catalog.partitions().await?;
-        // Ascending: of one partition the newest comes last.
-        found.reverse();
-        found.dedup_by(|older, newer| older.0 == newer.0);
-        found.reverse();
-        Ok(found)
+        self.catalog.partitions().await
     }
 }

@@ -11,10 +11,11 @@ use tierd_proto::v1::{
     ListAbortedTransactionsRequest, ListAbortedTransactionsResponse, ListArchivesRequest,
     ListArchivesResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest,
     OffsetForLeaderEpochResponse, ReportPartitionStateRequest, ReportPartitionStateResponse,
-    fetch_archived_response::Frame,
+    WatchArchivedRequest, WatchArchivedResponse, fetch_archived_response::Frame,
 };
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
@@ -22,7 +23,9 @@ use super::admission::Admission;
 use super::answers::EpochQuery;
 use super::convert::GapPage;
 use super::frames::Joiner;
+use super::watch::Watch;
 use super::{answers, convert, report};
+use crate::catalog::Watermarks;
 use crate::fetch::{EVENTS_QUEUED_MAX, FetchEvent, FetchRequest, Fetcher, Stage};
 use crate::metrics::{FetchCall, Metrics};
 use crate::read::ReadStats;
@@ -35,13 +38,22 @@ type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Clone, Debug)]
 pub(super) struct ArchiveService {
     fetcher: Fetcher,
+    /// What the indexer in this process tells, where there is one.
+    watermarks: Option<Watermarks>,
     metrics: Metrics,
     admission: Admission,
+    /// Cancelled when streams without an end must end.
+    closing: CancellationToken,
 }
 
 impl ArchiveService {
-    pub(super) fn new(fetcher: Fetcher, metrics: Metrics) -> Self {
-        Self { fetcher, metrics, admission: Admission::default() }
+    pub(super) fn new(
+        fetcher: Fetcher,
+        watermarks: Option<Watermarks>,
+        metrics: Metrics,
+        closing: CancellationToken,
+    ) -> Self {
+        Self { fetcher, watermarks, metrics, admission: Admission::default(), closing }
     }
 
     /// The partitions a request means: those it names, or all.
@@ -202,6 +214,24 @@ impl v1::archive_server::Archive for ArchiveService {
             .map(|(asked, explanation)| convert::explanation(&asked.tp, explanation))
             .collect();
         Ok(Response::new(ExplainFetchResponse { partitions }))
+    }
+
+    type WatchArchivedStream = Answer<WatchArchivedResponse>;
+
+    async fn watch_archived(
+        &self,
+        request: Request<WatchArchivedRequest>,
+    ) -> Result<Response<Self::WatchArchivedStream>, Status> {
+        let wanted = convert::watched(request.into_inner())?;
+        let Some(watermarks) = &self.watermarks else {
+            return Err(Status::failed_precondition(
+                "this tierd archives nothing; ask the one that runs beside the broker",
+            ));
+        };
+        let (messages, answer) = mpsc::channel(EVENTS_QUEUED_MAX);
+        let watch = Watch::new(watermarks, wanted, self.closing.clone());
+        tokio::spawn(watch.run(messages));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answer))))
     }
 }
 

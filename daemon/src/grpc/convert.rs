@@ -1,11 +1,13 @@
 //! Owns the mapping between the wire and `fetch`: one function per message, no
 //! decision beyond refusing requests that make no sense.
 
+use std::collections::BTreeSet;
+
 use tierd_proto::v1;
 use tonic::Status;
 
 use crate::archive::{ArchiveSummary, IndexLevel, UNKNOWN_TIMESTAMP};
-use crate::catalog::{ArchiveEntry, Gap, GapKind};
+use crate::catalog::{ArchiveEntry, Gap, GapKind, Watermark};
 use crate::error::{Classify, ErrorKind};
 use crate::fetch::{
     self, Aborted, Caller, Description, EndReason, Explanation, FetchError, FetchRequest,
@@ -108,6 +110,34 @@ fn partition_request(
             is_follower,
         },
     })
+}
+
+/// The partitions to follow; all of them where it is empty.
+pub(super) fn watched(wire: v1::WatchArchivedRequest) -> Result<BTreeSet<TopicPartition>, Status> {
+    if wire.partitions.len() > PARTITIONS_MAX {
+        return Err(Status::invalid_argument(format!(
+            "{} partitions named, at most {PARTITIONS_MAX}; name none to follow all",
+            wire.partitions.len()
+        )));
+    }
+    let parse = |named: v1::TopicPartition| match named.incarnation {
+        None => topic_partition(&named.topic, named.partition),
+        Some(_) => Err(Status::invalid_argument(
+            "an incarnation cannot be followed: the newest is told; leave it out",
+        )),
+    };
+    wire.partitions.into_iter().map(parse).collect()
+}
+
+pub(super) fn watermark((tp, mark): &(TopicPartition, Watermark)) -> v1::Watermark {
+    v1::Watermark {
+        topic: tp.topic().to_string(),
+        partition: tp.partition(),
+        incarnation: mark.incarnation,
+        generation: mark.generation,
+        archived_through: mark.archived_through,
+        releasable_through: mark.releasable_through,
+    }
 }
 
 pub(super) fn header(header: PartitionHeader) -> v1::PartitionHeader {

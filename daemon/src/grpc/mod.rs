@@ -10,6 +10,7 @@ mod archive;
 mod convert;
 mod frames;
 mod report;
+mod watch;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::catalog::Watermarks;
 use crate::fetch::Fetcher;
 use crate::listen::Bound;
 use crate::metrics::Metrics;
@@ -51,20 +53,23 @@ pub enum ServeError {
 }
 
 /// Serves `fetcher` on `bound` until `stop` is cancelled, then lets streams drain
-/// for at most [`DRAIN_MAX`]. Health turns to `NOT_SERVING` first.
+/// for at most [`DRAIN_MAX`]. Health turns to `NOT_SERVING` first. `watermarks` are
+/// those of the indexer in this process, where there is one.
 ///
 /// # Errors
 /// When a listener fails. All listeners stop together.
 pub async fn serve(
     fetcher: Fetcher,
+    watermarks: Option<Watermarks>,
     metrics: Metrics,
     bound: Vec<Bound>,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let (mut health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ArchiveServer<archive::ArchiveService>>().await;
-    let service = ArchiveServer::new(archive::ArchiveService::new(fetcher, metrics))
-        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let closing = CancellationToken::new();
+    let service = archive::ArchiveService::new(fetcher, watermarks, metrics, closing.clone());
+    let service = ArchiveServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
     // grpcurl 1.8.6 knows only v1alpha, buf and newer grpcurl ask for v1.
     let descriptors = || {
         tonic_reflection::server::Builder::configure()
@@ -76,7 +81,6 @@ pub async fn serve(
         .add_service(descriptors().build_v1()?)
         .add_service(descriptors().build_v1alpha()?);
 
-    let closing = CancellationToken::new();
     let servers = bound.into_iter().map(|bound| serve_one(bound, routes.clone(), closing.clone()));
     let mut servers = std::pin::pin!(futures::future::try_join_all(servers));
     tokio::select! {

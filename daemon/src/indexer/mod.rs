@@ -4,12 +4,15 @@
 //! what is committed (`catalog`). It drives them:
 //!
 //! ```text
-//!  list -> observe -> classify -> scan what is ready -> drop what is committed
-//!      -> plan (pure) -> cut at the first hole to wait for -> for each stretch:
-//!      build in scratch, verify -> upload under its name -> commit manifest n+1
+//!  list -> observe -> which life of the topic -> classify -> scan what is ready
+//!      -> drop what is committed -> plan (pure) -> cut at the first hole to wait for
+//!      -> for each stretch: build in scratch, verify -> upload under its name
+//!                           -> commit manifest n+1
+//!      -> prove every batch by the newest manifest -> what may be deleted (pure)
+//!      -> remember it -> tell it
 //! ```
 //!
-//! What decides is what the WAL and the catalog hold: killed at any point, the next
+//! What decides is what the WAL and the catalog hold, the writer's ledger included: killed at any point, the next
 //! run sees the same WAL and the same manifest and goes on. What a [`LiveIndexer`]
 //! remembers between steps saves work and measures waiting, nothing more. An
 //! uploaded archive without its manifest is litter for `gc`, not data.
@@ -18,8 +21,11 @@ mod build;
 mod committed;
 mod holes;
 mod live;
+pub mod lives;
 mod partition;
 pub mod plan;
+mod proof;
+pub mod release;
 mod report;
 mod scan;
 mod scratch;
@@ -33,7 +39,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::{ArchiveError, ArchiveOptions};
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, Watermarks};
 use crate::error::{Classify, ErrorKind, io_kind};
 use crate::metrics::Metrics;
 use crate::read::{ArchiveReader, ReadError};
@@ -83,6 +89,10 @@ pub enum IndexError {
         "another writer committed first {RACES_MAX} times in a row; it is archiving this partition, look again later"
     )]
     Outrun,
+    /// Segments came and went while it was found out which life of the topic they
+    /// belong to.
+    #[error("segments of the topic come and go; looking again")]
+    Unsettled,
     /// The daemon is shutting down.
     #[error("given up because the daemon stops; the next start does it again")]
     Stopped,
@@ -94,7 +104,11 @@ pub enum IndexError {
 impl IndexError {
     /// Whether the WAL is not what was listed any more: listing again is all it takes.
     fn is_change(&self) -> bool {
-        matches!(self, Self::Wal(source) if source.is_change())
+        match self {
+            Self::Wal(source) => source.is_change(),
+            Self::Unsettled => true,
+            _ => false,
+        }
     }
 }
 
@@ -107,7 +121,7 @@ impl Classify for IndexError {
             Self::Catalog(source) => source.kind(),
             Self::Read(source) => source.kind(),
             Self::Scratch { source, .. } => io_kind(source),
-            Self::Outrun | Self::Stopped => ErrorKind::Retry,
+            Self::Outrun | Self::Unsettled | Self::Stopped => ErrorKind::Retry,
             Self::Worker(_) => ErrorKind::Internal,
         }
     }
@@ -123,6 +137,7 @@ pub struct Indexer {
     scratch_at: PathBuf,
     scratch: OnceCell<Scratch>,
     options: ArchiveOptions,
+    watermarks: Watermarks,
     /// Set once the store has shown that it honours create-only writes.
     probed: OnceCell<()>,
     abandoned: CancellationToken,
@@ -162,6 +177,7 @@ impl Indexer {
             scratch_at: scratch,
             scratch: OnceCell::new(),
             options,
+            watermarks: Watermarks::new(),
             probed: OnceCell::new(),
             abandoned: CancellationToken::new(),
             metrics,
@@ -187,6 +203,18 @@ impl Indexer {
             opened.await.map_err(|died| IndexError::Worker(died.to_string()))?
         };
         self.scratch.get_or_try_init(open).await
+    }
+
+    /// The same indexer, which tells `watermarks` how far it has come.
+    #[must_use]
+    pub fn telling(self, watermarks: Watermarks) -> Self {
+        Self { watermarks, ..self }
+    }
+
+    /// Sees, once, whether the store can be trusted; before the first write.
+    async fn probe(&self) -> Result<(), IndexError> {
+        self.probed.get_or_try_init(|| self.catalog.probe()).await?;
+        Ok(())
     }
 
     /// Gives up every archive that is being built, soon. For the end of the process.

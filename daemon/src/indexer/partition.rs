@@ -1,22 +1,20 @@
 //! Owns one partition's way from scan to commit, and doing it again when another
 //! writer committed first.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::build::{Built, Cursor, Site, build, build_latecomers};
 use super::committed::hold_back;
 use super::plan::{Archived, Frame, Plan, Run, plan};
+use super::proof::look_up;
 use super::report::PartitionReport;
-use super::scan::{Segments, Source, drop_copies, frames_of, hull};
+use super::scan::{Segments, Source, drop_copies, frames_of};
 use super::transactions::open_after;
 use super::{IndexError, Indexer, RACES_MAX};
-use crate::archive::{ArchiveIdentity, BatchRef, BuiltArchive};
+use crate::archive::{ArchiveIdentity, BuiltArchive};
 use crate::catalog::{ArchiveEntry, CatalogError, Edit, Gap, Snapshot};
 use crate::metrics::Stage;
-use crate::read::ReadStats;
 use crate::record::{OffsetRange, TopicPartition};
-use crate::wal::SegmentFile;
 
 /// Whether the plan was carried out or is out of date.
 enum Outcome {
@@ -27,7 +25,11 @@ enum Outcome {
 /// Segments of a partition that may be archived.
 pub(super) struct Ready {
     pub(super) tp: TopicPartition,
-    pub(super) sources: Vec<Source>,
+    /// The life of the topic that they belong to.
+    pub(super) incarnation: u32,
+    /// How far the broker was told that it may delete.
+    pub(super) told: i64,
+    pub(super) sources: Arc<Vec<Source>>,
     /// Offsets that damaged parts of the WAL may have held.
     pub(super) suspect: Vec<OffsetRange>,
     /// First offset that must not be archived yet, where the broker says so.
@@ -39,8 +41,8 @@ pub(super) struct Ready {
 /// How far a partition came.
 #[derive(Debug, Default)]
 pub(super) struct Done {
-    /// Segments of which every batch is committed.
-    pub(super) committed: Vec<SegmentFile>,
+    /// The newest manifest, `None` where nothing is committed.
+    pub(super) snapshot: Option<Arc<Snapshot>>,
     /// The hole that has to be waited for, with something behind it.
     pub(super) hole: Option<OffsetRange>,
     /// Whether something waits until the broker has committed it.
@@ -59,14 +61,13 @@ pub(super) async fn archive(
     declarable: Declarable<'_>,
     report: &mut PartitionReport,
 ) -> Result<Done, IndexError> {
-    let Ready { tp, sources, suspect, stable_end, topic_id } = ready;
-    let sources = Arc::new(sources);
+    let Ready { tp, incarnation, told, sources, suspect, stable_end, topic_id } = ready;
     for _ in 0..RACES_MAX {
         // After a race the frames are listed again: rare, and a second list of
         // millions of them would be in memory all the time.
         let found = frames(indexer, &tp, &sources, report).await?;
         let timed = indexer.metrics.stage_begins(Stage::Compare);
-        let snapshot = indexer.catalog.load(&tp, None).await?;
+        let snapshot = indexer.catalog.load(&tp, Some(incarnation)).await?;
         let archived = archived(snapshot.as_deref()).await?;
         report.archived_through = archived.through;
         let (mut frames, known) =
@@ -78,10 +79,7 @@ pub(super) async fn archive(
         let mut plan = plan(&mut frames, &archived, &suspect);
         let declared = declarable(&plan.gaps, snapshot.as_deref());
         let hole = plan.gaps.get(declared).map(|gap| gap.range);
-        let behind = plan.cut(declared).into_iter();
-        let waiting: HashSet<u32> =
-            behind.map(|i| frames[i as usize].segment).chain(held).collect();
-        let incarnation = snapshot.as_deref().map_or(0, Snapshot::incarnation);
+        plan.cut(declared);
         let site = Site {
             format: indexer.format,
             sources: Arc::clone(&sources),
@@ -92,12 +90,9 @@ pub(super) async fn archive(
             abandoned: indexer.abandoned.clone(),
             pulse: indexer.pulse.clone(),
         };
-        let mut carrier = Carrier { indexer, site, snapshot, topic_id, report };
+        let mut carrier = Carrier { indexer, site, snapshot, told, topic_id, report };
         if let Outcome::Done = carrier.carry_out(plan).await? {
-            let numbered = (0..).zip(sources.iter());
-            let committed = numbered.filter(|(number, _)| !waiting.contains(number));
-            let committed = committed.map(|(_, source)| source.file.clone()).collect();
-            return Ok(Done { committed, hole, held_back });
+            return Ok(Done { snapshot: carrier.snapshot, hole, held_back });
         }
     }
     Err(IndexError::Outrun)
@@ -132,38 +127,20 @@ async fn archived(snapshot: Option<&Snapshot>) -> Result<Archived, IndexError> {
     Ok(Archived { through, gaps, is_new: false })
 }
 
-/// Takes out the frames that some committed archive holds; says how many there
-/// are. One that reaches offsets which nobody serves stays and is marked: a run
-/// that was killed may have needed it in two places and come to the first only.
+/// Takes out the frames that are committed; says how many there are. One that
+/// reaches offsets which nobody serves stays and is marked: a run that was killed may
+/// have needed it in two places and come to the first only.
 async fn drop_committed(
     indexer: &Indexer,
     snapshot: Option<&Snapshot>,
     archived: &Archived,
-    mut frames: Vec<Frame>,
+    frames: Vec<Frame>,
 ) -> Result<(Vec<Frame>, u64), IndexError> {
-    let (Some(snapshot), Some(hull)) = (snapshot, hull(&frames)) else { return Ok((frames, 0)) };
-    frames.sort_unstable_by_key(Frame::identity);
-    let stats = ReadStats::default();
-    for entry in snapshot.find_by_offset_range(hull).await? {
-        let list = indexer.reader.batch_list(&entry, &stats).await?;
-        // Millions of look-ups: not on the threads that serve.
-        frames = blocking(move || {
-            list.chain().chain(list.overlaps()).for_each(|batch| mark(&mut frames, &batch));
-            Ok(frames)
-        })
-        .await?;
-    }
+    let Some(snapshot) = snapshot else { return Ok((frames, 0)) };
+    let mut frames = look_up(&indexer.reader, snapshot, frames).await?.frames;
     let known = frames.iter().filter(|frame| frame.known).count() as u64;
     frames.retain(|frame| !frame.known || archived.lacks_some_of(frame));
     Ok((frames, known))
-}
-
-/// Marks the frames, sorted by identity, that hold `batch`.
-fn mark(frames: &mut [Frame], batch: &BatchRef) {
-    let identity = (batch.base, batch.last, batch.len, batch.crc32c);
-    let first = frames.partition_point(|frame| frame.identity() < identity);
-    let alike = frames[first..].iter_mut().take_while(|frame| frame.identity() == identity);
-    alike.for_each(|frame| frame.known = true);
 }
 
 /// Carries out one plan, commit by commit.
@@ -172,6 +149,7 @@ struct Carrier<'a> {
     site: Site,
     snapshot: Option<Arc<Snapshot>>,
     topic_id: Option<[u8; 16]>,
+    told: i64,
     report: &'a mut PartitionReport,
 }
 
@@ -236,7 +214,7 @@ impl Carrier<'_> {
     /// Uploads `archive` under the name of the next manifest and commits it.
     async fn publish(&mut self, archive: BuiltArchive, edit: Edit) -> Result<Outcome, IndexError> {
         let indexer = self.indexer;
-        indexer.probed.get_or_try_init(|| indexer.catalog.probe()).await?;
+        indexer.probe().await?;
         let number = self.snapshot.as_deref().map_or(0, Snapshot::number) + 1;
         let identity = &self.site.identity;
         let entry =
@@ -256,6 +234,7 @@ impl Carrier<'_> {
         drop(timed);
         match committed {
             Ok(committed) => {
+                indexer.watermarks.tell(&committed, self.told);
                 self.snapshot = Some(Arc::clone(committed.snapshot()));
                 self.count(&archive, gaps);
                 Ok(Outcome::Done)

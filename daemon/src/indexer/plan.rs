@@ -17,6 +17,9 @@ use crate::catalog::{Gap, GapKind};
 use crate::record::OffsetRange;
 use crate::wal::FrameRef;
 
+/// Base, last offset, length and CRC-32C of a batch.
+pub type Identity = (i64, i64, u32, u32);
+
 /// A frame of one of the segments at hand.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
@@ -50,7 +53,7 @@ impl Frame {
 
     /// What makes two frames hold the same batch: offsets, length and checksum.
     #[must_use]
-    pub fn identity(&self) -> (i64, i64, u32, u32) {
+    pub fn identity(&self) -> Identity {
         (self.base(), self.last(), self.at.wire_len, self.at.wire_crc32c)
     }
 }
@@ -134,13 +137,11 @@ pub fn plan(frames: &mut [Frame], archived: &Archived, suspect: &[OffsetRange]) 
 
 impl Plan {
     /// Keeps what lies before the gap number `declared`, the first that must not be
-    /// declared yet. Returns the frames that wait behind it.
-    pub fn cut(&mut self, declared: usize) -> Vec<u32> {
-        let Some(hole) = self.gaps.get(declared).map(|gap| gap.range) else { return Vec::new() };
+    /// declared yet. The frames behind it wait.
+    pub fn cut(&mut self, declared: usize) {
+        let Some(hole) = self.gaps.get(declared).map(|gap| gap.range) else { return };
         self.gaps.truncate(declared);
-        let behind = |run: &mut Run| !run.fill && run.start > hole.last();
-        let cut = self.runs.extract_if(.., behind);
-        cut.flat_map(|run| run.chain.into_iter().chain(run.overlaps)).collect()
+        self.runs.retain(|run| run.fill || run.start <= hole.last());
     }
 }
 

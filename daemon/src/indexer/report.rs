@@ -39,10 +39,17 @@ pub struct PartitionReport {
     pub bytes: u64,
     /// Gaps declared now.
     pub gaps: Vec<Gap>,
+    /// The life of the topic that the WAL belongs to.
+    pub incarnation: u32,
     /// First offset that is not archived.
     pub archived_through: i64,
     /// Missing offsets that may still come; what lies behind them waits.
     pub waits_for: Option<OffsetRange>,
+    /// How far the broker may delete its WAL (exclusive), as it is remembered; 0
+    /// for nothing.
+    pub releasable_through: i64,
+    /// Segments that may be deleted, by the broker's number.
+    pub releasable: Vec<u64>,
     /// What a person should know.
     pub findings: Vec<Finding>,
     /// Why the partition could not be archived to its end.
@@ -63,8 +70,11 @@ impl PartitionReport {
             overlaps: 0,
             bytes: 0,
             gaps: Vec::new(),
+            incarnation: 0,
             archived_through: 0,
             waits_for: None,
+            releasable_through: 0,
+            releasable: Vec::new(),
             findings: Vec::new(),
             error: None,
         }

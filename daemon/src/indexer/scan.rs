@@ -9,6 +9,8 @@ use bytes::Bytes;
 
 use super::Pulse;
 use super::plan::Frame;
+use super::proof::ArchiveDigest;
+use super::release::Condition;
 use super::report::Finding;
 use crate::record::{CanonicalRecord, OffsetRange, TopicPartition};
 use crate::wal::{
@@ -38,12 +40,15 @@ pub(super) struct Memory {
 struct Known {
     /// The segment as it was then: any difference makes this void.
     file: SegmentFile,
-    /// `None` once all of them are committed.
+    /// `None` once all of them are proven committed.
     frames: Option<Arc<Vec<FrameRef>>>,
+    /// The archives on which that proof rests.
+    rests_on: Vec<ArchiveDigest>,
+    condition: Condition,
+    /// The offsets it touches.
+    hull: Option<OffsetRange>,
     /// Offsets that a damaged part may have held.
     suspect: Vec<OffsetRange>,
-    /// Offset after the last batch, where there is one.
-    end: Option<i64>,
 }
 
 /// What of one segment is not known to be archived.
@@ -55,12 +60,30 @@ pub(super) struct Left {
     pub(super) end: Option<i64>,
 }
 
+/// What is remembered of a segment that was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recollection<'a> {
+    pub(super) condition: Condition,
+    /// The offsets it touches.
+    pub(super) hull: Option<OffsetRange>,
+    /// The archives that prove every batch of it committed; `None` where they are
+    /// not proven.
+    pub(super) proof: Option<&'a [ArchiveDigest]>,
+}
+
 /// A segment whose frames are known.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) file: SegmentFile,
     frames: Arc<Vec<FrameRef>>,
     held: Option<HeldSegment>,
+}
+
+impl Source {
+    /// Whether it holds no batch.
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
 }
 
 /// What pass 1 over the segments that are not yet committed found.
@@ -94,7 +117,7 @@ impl Memory {
         let mut frames = 0;
         for file in files {
             pulse.beat();
-            if self.is_committed(file) {
+            if self.is_proven(file) {
                 continue;
             }
             if frames >= FRAMES_MAX {
@@ -145,11 +168,8 @@ impl Memory {
                 }
                 scanned.gists.push((file.clone(), found.gist()));
                 scanned.findings.extend(findings(file, &found));
-                let suspect = found.damaged.iter().filter_map(suspect).collect();
-                let frames = Arc::new(found.frames);
-                let kept = Some(Arc::clone(&frames));
-                let end = frames.iter().map(|frame| frame.last() + 1).max();
-                let known = Known { file: file.clone(), frames: kept, suspect, end };
+                let known = Known::new(file, found);
+                let frames = known.frames.clone().unwrap_or_default();
                 self.segments.insert(file.id, known);
                 frames
             }
@@ -158,10 +178,15 @@ impl Memory {
         Ok(Source { file: file.clone(), frames, held })
     }
 
-    fn is_committed(&self, file: &SegmentFile) -> bool {
-        self.segments
-            .get(&file.id)
-            .is_some_and(|known| known.file == *file && known.frames.is_none())
+    fn is_proven(&self, file: &SegmentFile) -> bool {
+        self.recollect(file).is_some_and(|known| known.proof.is_some())
+    }
+
+    /// What is remembered of `file`, where it was scanned as it is.
+    pub(super) fn recollect(&self, file: &SegmentFile) -> Option<Recollection<'_>> {
+        let known = self.segments.get(&file.id).filter(|known| known.file == *file)?;
+        let proof = known.frames.is_none().then_some(&known.rests_on[..]);
+        Some(Recollection { condition: known.condition, hull: known.hull, proof })
     }
 
     /// Whether `file` was scanned as it is.
@@ -177,7 +202,11 @@ impl Memory {
         };
         if known.file == *file {
             let waits = known.frames.as_ref().is_some_and(|frames| !frames.is_empty());
-            return if waits { Left { bytes: file.len, end: known.end } } else { Left::default() };
+            return if waits {
+                Left { bytes: file.len, end: known.hull.map(|hull| hull.last() + 1) }
+            } else {
+                Left::default()
+            };
         }
         let grew = known.frames.is_none() && known.file.inode == file.inode;
         let archived = if grew { known.file.len.min(file.len) } else { 0 };
@@ -189,13 +218,19 @@ impl Memory {
         self.segments.values().flat_map(|known| known.suspect.iter().copied()).collect()
     }
 
-    /// Remembers that every batch of a segment is committed.
-    pub(super) fn committed(&mut self, file: &SegmentFile) {
+    /// Remembers that every batch of a segment is proven committed, and by which
+    /// archives.
+    pub(super) fn proven(&mut self, file: &SegmentFile, by: Vec<ArchiveDigest>) {
         if let Some(known) = self.segments.get_mut(&file.id)
             && known.file == *file
         {
-            known.frames = None;
+            (known.frames, known.rests_on) = (None, by);
         }
+    }
+
+    /// Forgets a segment: it is gone, or has to be proven anew.
+    pub(super) fn forget(&mut self, id: u64) {
+        self.segments.remove(&id);
     }
 
     /// Forgets what is not in `listed` any more, and what is too much to keep.
@@ -208,6 +243,29 @@ impl Memory {
             fits && listed.contains(id)
         });
     }
+}
+
+impl Known {
+    fn new(file: &SegmentFile, found: SegmentScan) -> Self {
+        let suspect = found.damaged.iter().filter_map(suspect).collect();
+        let (condition, hull) = (condition(&found), hull_of(&found.frames));
+        let frames = Some(Arc::new(found.frames));
+        Self { file: file.clone(), frames, rests_on: Vec::new(), condition, hull, suspect }
+    }
+}
+
+/// How much of a segment was understood. Frames of version 1 are not archived, so
+/// their segment has to stay.
+pub(super) fn condition(found: &SegmentScan) -> Condition {
+    let whole = found.damaged.is_empty() && found.skipped.v1 == 0;
+    if whole { Condition::Whole } else { Condition::Damaged }
+}
+
+/// The offsets that `frames` of one segment touch.
+pub(super) fn hull_of(frames: &[FrameRef]) -> Option<OffsetRange> {
+    let base = frames.iter().map(|frame| frame.base).min()?;
+    let last = frames.iter().map(FrameRef::last).max()?;
+    OffsetRange::new(base, last)
 }
 
 /// The frames of `sources`, each with the number of its segment among them.
@@ -379,15 +437,10 @@ mod tests {
         let unscanned = |bytes| Left { bytes, end: None };
         assert_eq!(memory.left(&file(500, 7)), unscanned(500));
         let frames: Vec<FrameRef> = alike(2).iter().map(|frame| frame.at).collect();
-        let known = Known {
-            file: file(500, 7),
-            frames: Some(Arc::new(frames)),
-            suspect: Vec::new(),
-            end: Some(10),
-        };
-        memory.segments.insert(3, known);
+        let found = SegmentScan { frames, len: 500, ..SegmentScan::default() };
+        memory.segments.insert(3, Known::new(&file(500, 7), found));
         assert_eq!(memory.left(&file(500, 7)), Left { bytes: 500, end: Some(10) });
-        memory.committed(&file(500, 7));
+        memory.proven(&file(500, 7), Vec::new());
         assert_eq!(memory.left(&file(500, 7)), Left::default());
         assert_eq!(memory.left(&file(620, 7)), unscanned(120), "it grew");
         assert_eq!(memory.left(&file(620, 8)), unscanned(620), "another file");

@@ -46,7 +46,7 @@ pub use dir::{Listing, WalDir};
 pub use error::WalError;
 pub use observe::{Change, Observations, Observed};
 pub use reader::{HeldSegment, SegmentReader};
-pub use scan::scan;
+pub use scan::{first_frame, scan};
 pub use watch::Watch;
 
 /// How a broker writes its WAL. Closed: a new broker is a new variant here, a

@@ -24,6 +24,8 @@ pub struct Observed {
     pub file: SegmentFile,
     /// Which life of its id: another number is another content, whatever the name.
     pub life: u64,
+    /// Whether the broker emptied it and filled it again: the same file all the same.
+    pub emptied: bool,
     /// Whether it parses to a clean end, where it was scanned since it changed.
     pub clean_end: Option<bool>,
     first_seen_ms: i64,
@@ -102,6 +104,7 @@ impl Observations {
         Observed {
             file: file.clone(),
             life: self.lives,
+            emptied: false,
             clean_end: None,
             first_seen_ms: clock.now_ms(),
             unchanged_since: clock.monotonic(),
@@ -117,13 +120,15 @@ impl Observations {
         changes: &mut Vec<Change>,
     ) -> Observed {
         let id = file.id;
-        if seen.file.inode != file.inode {
+        // A number of a file that was deleted is soon used again; its birth is not.
+        if (seen.file.inode, seen.file.created_ms) != (file.inode, file.created_ms) {
             changes.push(Change::Replaced { id });
             return self.first(file, clock);
         }
         if file.len < seen.file.len {
             changes.push(Change::Shrank { id, from: seen.file.len, to: file.len });
-            return self.first(file, clock);
+            let emptied = is_same_file(file);
+            return Observed { emptied, ..self.first(file, clock) };
         }
         if file.len == seen.file.len && file.modified_ms == seen.file.modified_ms {
             return Observed { file: file.clone(), ..seen };
@@ -142,8 +147,13 @@ impl Observations {
             return None;
         }
         self.lives += 1;
-        seen.life = self.lives;
+        (seen.life, seen.emptied) = (self.lives, is_same_file(file));
         Some(Change::Refilled { id: file.id })
+    }
+
+    /// Forgets a segment that its observer deleted.
+    pub fn forget(&mut self, id: u64) {
+        self.segments.remove(&id);
     }
 
     /// The segments, by ascending id.
@@ -158,6 +168,12 @@ impl Observations {
         let classes = classify(&facts, broker, rules);
         facts.into_iter().zip(classes).collect()
     }
+}
+
+/// Whether a file of the same number and birth is the same one. Where the file
+/// system knows no birth it may be another, made after the first was deleted.
+fn is_same_file(file: &SegmentFile) -> bool {
+    file.created_ms.is_some()
 }
 
 impl Observed {
@@ -228,6 +244,23 @@ mod tests {
         assert!(seen.observe(&[other], &*clock).is_empty());
         let lives = [first, second, third, life(&seen)];
         assert!(lives.is_sorted_by(|a, b| a < b), "{lives:?}");
+    }
+
+    #[test]
+    fn an_emptied_file_is_told_from_one_deleted_and_made_anew() {
+        let born = |at, len| SegmentFile { created_ms: Some(at), ..file(0, len, len as i64) };
+        let emptied = |first: SegmentFile, then: SegmentFile| {
+            let (clock, mut seen) = (ManualClock::at(0), Observations::default());
+            seen.observe(&[first], &*clock);
+            let change = seen.observe(&[then], &*clock);
+            (change, seen.segments().next().map(|segment| segment.emptied))
+        };
+        let shrank = vec![Change::Shrank { id: 0, from: 10, to: 5 }];
+        assert_eq!(emptied(born(1, 10), born(1, 5)), (shrank.clone(), Some(true)));
+        // The number of the deleted file came again at once.
+        let replaced = vec![Change::Replaced { id: 0 }];
+        assert_eq!(emptied(born(1, 10), born(2, 50)), (replaced, Some(false)));
+        assert_eq!(emptied(file(0, 10, 1), file(0, 5, 2)), (shrank, Some(false)));
     }
 
     #[test]

@@ -56,6 +56,26 @@ pub fn scan(
     .map_err(|error| WalError::read(&file.path, error))
 }
 
+/// The first frame of a segment that holds a batch and verifies, `None` where
+/// there is none: with the segment's number it tells one file from another that
+/// took its name. Reads no further than that frame, as a rule.
+///
+/// # Errors
+/// As [`scan`].
+pub fn first_frame(
+    format: WalFormat,
+    tp: &TopicPartition,
+    file: &SegmentFile,
+) -> Result<Option<FrameRef>, WalError> {
+    let (handle, len) = open(file)?;
+    let mut window = Window::new(handle, len);
+    match format {
+        WalFormat::Chronik => scan_until(tp, &mut window, |found| !found.frames.is_empty()),
+    }
+    .map(|found| found.frames.first().copied())
+    .map_err(|error| WalError::read(&file.path, error))
+}
+
 /// Opens a segment and says how long it is now.
 pub(super) fn open(file: &SegmentFile) -> Result<(File, u64), WalError> {
     let handle = File::open(&file.path).map_err(|error| WalError::io("open", &file.path, error))?;
@@ -67,11 +87,20 @@ pub(super) fn scan_chronik<R: Read + Seek>(
     tp: &TopicPartition,
     window: &mut Window<R>,
 ) -> io::Result<SegmentScan> {
+    scan_until(tp, window, |_| false)
+}
+
+/// Scans on for as long as what is found is not `enough`.
+fn scan_until<R: Read + Seek>(
+    tp: &TopicPartition,
+    window: &mut Window<R>,
+    enough: impl Fn(&SegmentScan) -> bool,
+) -> io::Result<SegmentScan> {
     let work = window.len().saturating_mul(RESYNC_WORK_FACTOR).max(RESYNC_WORK_MIN);
     let result = SegmentScan { len: window.len(), ..SegmentScan::default() };
     let mut scanner = Scanner { judge: Judge::new(tp), window, result, open: None, work };
     let mut pos = 0;
-    while pos < scanner.window.len() {
+    while pos < scanner.window.len() && !enough(&scanner.result) {
         pos = scanner.step(pos)?;
     }
     Ok(scanner.result)

@@ -12,6 +12,7 @@
 //! and the loop that calls is in [`run`](LiveIndexer::run).
 
 mod backlog;
+mod release;
 mod run;
 
 use std::collections::{BTreeMap, HashSet};
@@ -22,15 +23,16 @@ use tokio::sync::Semaphore;
 
 use self::backlog::Standstill;
 use super::holes::{Holes, Present, Scene, SegmentKey};
+use super::lives::{Life, Lives, Local};
 use super::partition::{Done, Ready, archive, blocking};
 use super::report::{Finding, PartitionReport};
-use super::scan::{Memory, Scanned};
+use super::scan::{Memory, Scanned, Source};
 use super::{IndexError, Indexer, PARTITIONS_AT_ONCE};
-use crate::catalog::{Gap, Snapshot};
+use crate::catalog::{Gap, Ledger, Snapshot};
 use crate::clock::Clock;
 use crate::error::Classify;
 use crate::metrics::{Metrics, Stage, Stall};
-use crate::record::{OffsetRange, TopicPartition};
+use crate::record::{OffsetRange, TopicName, TopicPartition};
 use crate::reports::Reports;
 use crate::task::{Backoff, Jitter, Leave};
 use crate::wal::classify::{Broker, Class, Facts, Rules};
@@ -42,6 +44,9 @@ pub use run::{RESCAN, Watched};
 const CHANGED_PAUSE: Duration = Duration::from_secs(1);
 /// How long a segment that cannot be read is left alone.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
+/// Times a step finds out anew which life its topic is in because segments came or
+/// went meanwhile. Then it gives way to the next look.
+const SETTLES_MAX: u32 = 3;
 
 /// What may be archived when.
 #[derive(Clone, Debug)]
@@ -63,6 +68,7 @@ pub struct LiveIndexer {
     jitter: Jitter,
     reports: Arc<Reports>,
     partitions: Mutex<BTreeMap<TopicPartition, Partition>>,
+    lives: Lives,
     permits: Semaphore,
 }
 
@@ -129,6 +135,8 @@ struct Partition {
 /// What is remembered of a partition's steps.
 #[derive(Debug)]
 struct Work {
+    /// The life of the topic that all of it is about.
+    incarnation: u32,
     memory: Memory,
     holes: Holes,
     backoff: Backoff,
@@ -147,8 +155,9 @@ struct Work {
 }
 
 impl Work {
-    fn new(gap_timeout: Duration) -> Self {
+    fn new(gap_timeout: Duration, incarnation: u32) -> Self {
         Self {
+            incarnation,
             memory: Memory::default(),
             holes: Holes::new(gap_timeout),
             backoff: Backoff::default(),
@@ -159,6 +168,11 @@ impl Work {
             held_at: None,
             standstill: Standstill::default(),
         }
+    }
+
+    /// Sees to it that the partition is due at `at`.
+    fn wake(&mut self, at: Duration) {
+        self.wake_at = Some(self.wake_at.map_or(at, |before| before.min(at)));
     }
 
     /// Since when the writer of `newest` is silent, where it is not `writer`.
@@ -179,7 +193,7 @@ impl Work {
 
 /// All that a step depends on of the directory. Of a segment that is not ready only
 /// that it is there: it may grow all the time.
-type Signature = Vec<(SegmentKey, Option<(bool, u64, i64)>)>;
+type Signature = Vec<(SegmentKey, Option<(Class, u64, i64)>)>;
 
 /// A segment as it stands now.
 struct Standing<'a> {
@@ -213,7 +227,7 @@ fn signature<'a>(standing: impl Iterator<Item = Standing<'a>>) -> Signature {
     standing
         .map(|segment| {
             let file = &segment.seen.file;
-            let state = (segment.class.is_final(), file.len, file.modified_ms);
+            let state = (segment.class, file.len, file.modified_ms);
             (key(segment.seen), segment.ready.then_some(state))
         })
         .collect()
@@ -221,17 +235,22 @@ fn signature<'a>(standing: impl Iterator<Item = Standing<'a>>) -> Signature {
 
 /// What a step begins with.
 struct Begun {
-    work: Work,
+    life: Life,
     broker: Broker,
     ready: Vec<SegmentFile>,
 }
 
 /// What was known when a step planned.
 struct Planned {
-    ready: Ready,
+    /// What may be archived.
+    sources: Vec<Source>,
+    /// Offsets that damaged parts of the WAL may have held.
+    suspect: Vec<OffsetRange>,
     scene: Scene,
     /// `None` where some of it has to be looked at again.
     signature: Option<Signature>,
+    /// Whether a segment is not the one that the life was found out by.
+    refilled: bool,
 }
 
 impl LiveIndexer {
@@ -245,8 +264,8 @@ impl LiveIndexer {
         jitter: Jitter,
     ) -> Self {
         let (permits, partitions) = (Semaphore::new(PARTITIONS_AT_ONCE), Mutex::default());
-        let reports = Arc::default();
-        Self { indexer, wal, options, clock, jitter, reports, partitions, permits }
+        let (reports, lives) = (Arc::default(), Lives::default());
+        Self { indexer, wal, options, clock, jitter, reports, partitions, lives, permits }
     }
 
     /// The same, heeding what the broker reports.
@@ -286,11 +305,13 @@ impl LiveIndexer {
             // A step under way has handles of its own and gives its work back here.
             there || partition.work.is_none()
         });
+        let topics: HashSet<&TopicName> = listed.iter().map(|tp| tp.topic()).collect();
+        self.lives.retain(|topic| topics.contains(topic));
         let mut look = Look { findings: listing.findings, ..Look::default() };
         for dir in listing.partitions {
             let partition = partitions.entry(dir.tp.clone()).or_insert_with(|| Partition {
                 seen: Observations::default(),
-                work: Some(Work::new(self.options.gap_timeout)),
+                work: Some(Work::new(self.options.gap_timeout, 0)),
             });
             for change in partition.seen.observe(&dir.segments, &*self.clock) {
                 tracing::warn!(partition = %dir.tp, "{change}");
@@ -340,39 +361,90 @@ impl LiveIndexer {
     pub async fn step(&self, tp: &TopicPartition) -> (PartitionReport, Progress) {
         let mut report = PartitionReport::new(tp.clone());
         let Ok(_permit) = self.permits.acquire().await else { return (report, Progress::Idle) };
-        let Some(mut begun) = self.begin(tp) else { return (report, Progress::Idle) };
+        let Some(mut work) = self.take(tp) else { return (report, Progress::Idle) };
         let counted = self.metrics().step_begins();
-        report.segments = begun.ready.len();
-        let outcome = self.advance(tp, &mut begun, &mut report).await;
-        let progress = self.end(tp, begun.work, outcome, &mut report);
+        let outcome = match self.begin(tp).await {
+            Ok(begun) => {
+                report.segments = begun.ready.len();
+                self.advance(tp, begun, &mut work, &mut report).await
+            }
+            Err(error) => Err(error),
+        };
+        let progress = self.end(tp, work, outcome, &mut report);
         counted.ends(progress.as_str());
         (report, progress)
     }
 
-    fn begin(&self, tp: &TopicPartition) -> Option<Begun> {
-        let broker = self.broker();
-        let mut partitions = self.partitions();
-        let partition = partitions.get_mut(tp)?;
-        let work = partition.work.take()?;
-        let standing = partition.standing(broker, &self.options.rules, &*self.clock);
+    fn take(&self, tp: &TopicPartition) -> Option<Work> {
+        self.partitions().get_mut(tp)?.work.take()
+    }
+
+    /// Finds out which life of its topic the partition is in, and what of it is
+    /// ready, both by the same listing.
+    async fn begin(&self, tp: &TopicPartition) -> Result<Begun, IndexError> {
+        for _ in 0..SETTLES_MAX {
+            let locals = self.locals(tp.topic());
+            let life = self.lives.settle(&self.indexer, tp, &locals).await?;
+            let broker = self.broker();
+            if let Some(ready) = self.ready(tp, broker, &locals) {
+                return Ok(Begun { life, broker, ready });
+            }
+        }
+        Err(IndexError::Unsettled)
+    }
+
+    /// The partitions of a topic as they were listed last.
+    fn locals(&self, topic: &TopicName) -> Vec<Local> {
+        let partitions = self.partitions();
+        let of_topic = partitions.iter().filter(|(tp, _)| tp.topic() == topic);
+        let local = |(tp, partition): (&TopicPartition, &Partition)| {
+            let seen = || partition.seen.segments();
+            let segments = seen().map(|seen| (seen.file.clone(), seen.life)).collect();
+            let emptied = seen().filter(|seen| seen.emptied).map(|seen| seen.file.id).collect();
+            Local { tp: tp.clone(), segments, emptied }
+        };
+        of_topic.map(local).collect()
+    }
+
+    /// The segments that are ready, while those of the topic are still `locals`.
+    fn ready(
+        &self,
+        tp: &TopicPartition,
+        broker: Broker,
+        locals: &[Local],
+    ) -> Option<Vec<SegmentFile>> {
+        let partitions = self.partitions();
+        for local in locals {
+            let now = partitions.get(&local.tp)?.seen.segments().map(key);
+            if !local.keys().eq(now) {
+                return None;
+            }
+        }
+        let standing = partitions.get(tp)?.standing(broker, &self.options.rules, &*self.clock);
         let ready = standing.filter(|segment| segment.ready);
-        let ready = ready.map(|segment| segment.seen.file.clone()).collect();
-        Some(Begun { work, broker, ready })
+        Some(ready.map(|segment| segment.seen.file.clone()).collect())
     }
 
     async fn advance(
         &self,
         tp: &TopicPartition,
-        begun: &mut Begun,
+        begun: Begun,
+        work: &mut Work,
         report: &mut PartitionReport,
     ) -> Result<Progress, IndexError> {
-        let work = &mut begun.work;
+        let Begun { mut life, broker, ready } = begun;
+        report.incarnation = life.incarnation();
+        report.releasable_through = life.ledger.releasable_through();
+        report.findings.append(&mut life.findings);
+        if work.incarnation != life.incarnation() {
+            *work = Work::new(self.options.gap_timeout, life.incarnation());
+        }
         (work.settled_on, work.wake_at, work.held_at) = (None, None, None);
         let mut memory = std::mem::take(&mut work.memory);
-        let (format, of, files) = (self.indexer.format, tp.clone(), begun.ready.clone());
+        let (format, of) = (self.indexer.format, tp.clone());
         let (pulse, timed) = (self.indexer.pulse.clone(), self.metrics().stage_begins(Stage::Scan));
         let (memory, scanned) = blocking(move || {
-            let scanned = memory.scan(format, &of, &files, &pulse);
+            let scanned = memory.scan(format, &of, &ready, &pulse);
             Ok((memory, scanned))
         })
         .await?;
@@ -382,13 +454,28 @@ impl LiveIndexer {
         report.findings.append(&mut scanned.findings);
         let (left_out, unreadable) = (scanned.left_out, !scanned.unreadable.is_empty());
 
-        let planned = self.plan(tp, begun.broker, &begun.work, scanned);
-        let stable_end = planned.ready.stable_end;
-        let Done { committed, hole, held_back } = {
-            let work = &mut begun.work;
-            let mut scene = planned.scene;
-            let (broker, writer) = (begun.broker, self.indexer.catalog.writer());
-            let stopped = broker == Broker::Stopped;
+        let Planned { sources, suspect, mut scene, signature, refilled } =
+            self.plan(tp, broker, work, scanned);
+        if refilled {
+            return Err(IndexError::Unsettled);
+        }
+        // Before the first commit: a life of which nothing is recorded cannot end.
+        if life.ledger.record(&life.present) || life.moved {
+            self.put_ledger(tp, &life.ledger).await?;
+        }
+        let sources = Arc::new(sources);
+        let stable_end = self.stable_end(tp, broker);
+        let ready = Ready {
+            tp: tp.clone(),
+            incarnation: life.incarnation(),
+            told: life.ledger.releasable_through(),
+            sources: Arc::clone(&sources),
+            suspect,
+            stable_end,
+            topic_id: self.reports.of(tp).and_then(|report| report.topic_id),
+        };
+        let Done { snapshot, hole, held_back } = {
+            let (stopped, writer) = (broker == Broker::Stopped, self.indexer.catalog.writer());
             let mut declarable = |gaps: &[Gap], newest: Option<&Snapshot>| {
                 work.standstill.through = Some(newest.map_or(0, Snapshot::archived_through));
                 if let Some(partition) = self.partitions().get(tp) {
@@ -403,29 +490,39 @@ impl LiveIndexer {
                 work.wake_at = work.holes.wake_at(&scene);
                 declarable
             };
-            archive(&self.indexer, planned.ready, &mut declarable, report).await?
+            archive(&self.indexer, ready, &mut declarable, report).await?
         };
-        let work = &mut begun.work;
-        for file in &committed {
-            work.memory.committed(file);
-        }
+        let doubted =
+            self.release(tp, work, snapshot.as_ref(), &sources, life.ledger, report).await?;
         if unreadable {
-            let again = self.clock.monotonic() + UNREADABLE_PAUSE;
-            work.wake_at = Some(work.wake_at.map_or(again, |at| at.min(again)));
+            work.wake(self.clock.monotonic() + UNREADABLE_PAUSE);
         }
         work.held_at = stable_end.filter(|_| held_back);
         report.waits_for = hole;
-        if left_out {
+        if left_out || doubted {
             return Ok(Progress::More);
         }
-        work.settled_on = planned.signature;
+        work.settled_on = signature;
         Ok(hole.map_or(Progress::Done, Progress::Waiting))
+    }
+
+    /// Remembers `ledger` here and in the store.
+    async fn put_ledger(&self, tp: &TopicPartition, ledger: &Ledger) -> Result<(), IndexError> {
+        self.indexer.probe().await?;
+        // First here: what is recorded too early only makes a new life less likely.
+        self.lives.remember(tp, ledger).await;
+        let put = self.indexer.catalog.put_ledger(tp, ledger).await;
+        if put.is_err() {
+            // What the store has, nobody knows now: it is read again.
+            self.lives.doubt(tp).await;
+        }
+        Ok(put?)
     }
 
     /// Tells the observer what was scanned, and chooses what is ready by all that is
     /// known now.
     fn plan(&self, tp: &TopicPartition, broker: Broker, work: &Work, scanned: Scanned) -> Planned {
-        let Scanned { sources, gists, unreadable, .. } = scanned;
+        let Scanned { mut sources, gists, unreadable, .. } = scanned;
         let mut suspect = work.memory.suspect();
         if !unreadable.is_empty() {
             // It may have held anything.
@@ -433,21 +530,16 @@ impl LiveIndexer {
         }
         let mut scene =
             Scene { now: self.clock.monotonic(), segments: Vec::new(), other_silent_since: None };
-        let mut ready = Ready {
-            tp: tp.clone(),
-            sources,
-            suspect,
-            stable_end: self.stable_end(tp, broker),
-            topic_id: self.reports.of(tp).and_then(|report| report.topic_id),
-        };
         let mut partitions = self.partitions();
         let Some(partition) = partitions.get_mut(tp) else {
             // Gone meanwhile; what is held can still be archived.
-            return Planned { ready, scene, signature: None };
+            return Planned { sources, suspect, scene, signature: None, refilled: false };
         };
+        let mut refilled = false;
         for (file, gist) in gists {
             if let Some(change) = partition.seen.scanned(&file, gist) {
                 tracing::warn!(partition = %tp, "{change}");
+                refilled = true;
             }
         }
         let rules = &self.options.rules;
@@ -465,10 +557,11 @@ impl LiveIndexer {
             }
         }
         // The end of a segment may have shown that it is not what it seemed.
-        ready.sources.retain(|source| may.contains(&source.file));
+        sources.retain(|source| may.contains(&source.file));
         drop(may);
         let seen = signature(partition.standing(broker, rules, &*self.clock));
-        Planned { ready, scene, signature: all_known.then_some(seen) }
+        let signature = all_known.then_some(seen);
+        Planned { sources, suspect, scene, signature, refilled }
     }
 
     fn end(

@@ -149,13 +149,13 @@ fn a_cut_keeps_what_lies_before_the_hole_and_every_fill_and_latecomer() {
     let starts = |plan: &Plan| plan.runs.iter().map(|run| run.start).collect::<Vec<_>>();
 
     let mut none = whole.clone();
-    assert_eq!(none.cut(0).len(), 3);
+    none.cut(0);
     assert_eq!((starts(&none), none.gaps.len()), (vec![5, 20], 0));
     let mut one = whole.clone();
-    assert_eq!(one.cut(1).len(), 2);
+    one.cut(1);
     assert_eq!((starts(&one), one.gaps), (vec![5, 20, 30], vec![gap(25, 29, GapKind::Missing)]));
     let mut all = whole.clone();
-    assert!(all.cut(2).is_empty());
+    all.cut(2);
     assert_eq!((all, whole.latecomers.len()), (whole, 1));
 }
 
