@@ -7,11 +7,12 @@ use std::path::Path;
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_response::PartitionData;
 use sha2::{Digest, Sha256};
-use tierd::record::{CanonicalRecord, Codec};
+use tierd::record::Codec;
 use tierd_client::{GapKind, OffsetRange};
 use tierd_tests::chronik::{WalWriter, sample_batch};
 use tierd_tests::fixture::{self, Batch};
 use tierd_tests::three_phase::client::KafkaClient;
+use tierd_tests::three_phase::ledger::{self, ABORTED, END, STABLE, TOPIC};
 use tierd_tests::three_phase::scene::{Life, Scene, Stop};
 use tierd_tests::three_phase::{Counts, GapPolicy};
 
@@ -19,8 +20,6 @@ use crate::TIERD;
 
 const STORAGE_ERROR: i16 = 56;
 const OFFSET_OUT_OF_RANGE: i16 = 1;
-const TRANSACTIONAL: i16 = 0x10;
-const CONTROL: i16 = 0x20;
 
 /// Base, last and SHA-256 of every batch in `wire`.
 fn rows_of(mut wire: &[u8]) -> Vec<(i64, i64, String)> {
@@ -131,6 +130,11 @@ fn several_partitions_share_one_budget_and_one_excused_batch() {
         let tight = client.fetch_many(&asked, committed, 1).unwrap();
         let sent: Vec<usize> = tight.iter().map(|one| rows_of(records(one)).len()).collect();
         assert_eq!(sent, [1, 0, 0], "only the first is sent whatever its size");
+        // And from the buffer and the WAL.
+        let local = [("busy", 0, 1438), ("orders", 0, 499), ("payments", 0, 29)];
+        let tight = client.fetch_many(&local, committed, 1).unwrap();
+        let sent: Vec<usize> = tight.iter().map(|one| rows_of(records(one)).len()).collect();
+        assert_eq!(sent, [1, 0, 0], "only the first is sent whatever its size");
         let wide = client.fetch_many(&asked, committed, 1 << 20).unwrap();
         assert!(wide.iter().all(|one| one.error_code == 0 && !records(one).is_empty()));
     }
@@ -178,69 +182,30 @@ fn a_declared_gap_stops_consumers_or_is_crossed_with_a_note() {
     }
 }
 
-/// A batch of a transaction of `producer`.
-fn transactional(base: i64, count: i32, producer: i64) -> Bytes {
-    of_producer(plain(base, count), producer, TRANSACTIONAL, None)
-}
-
-/// The marker that ends one.
-fn marker(base: i64, producer: i64, commits: bool) -> Bytes {
-    let key = [0, 0, 0, u8::from(commits)];
-    of_producer(plain(base, 1), producer, TRANSACTIONAL | CONTROL, Some(key))
-}
-
-fn of_producer(wire: Bytes, producer: i64, attributes: i16, key: Option<[u8; 4]>) -> Bytes {
-    let record = CanonicalRecord::from_wire(wire).unwrap();
-    let mut header = *record.header();
-    header.attributes |= attributes;
-    header.producer_id = producer;
-    header.producer_epoch = 0;
-    let mut entries = record.decode().unwrap();
-    if let Some(key) = key {
-        entries[0].key = Some(Bytes::copy_from_slice(&key));
-        entries[0].value = Some(Bytes::from_static(&[0; 6]));
-    }
-    CanonicalRecord::from_entries(header, entries).unwrap().to_kafka_batch().unwrap()
-}
-
-/// Two transactions cross the border between archive and WAL: one is aborted behind
-/// it, one is open. A third is aborted in the archive.
 #[test]
 fn a_transaction_that_ends_in_the_wal_is_listed_with_its_archived_records() {
     let wal = tempfile::tempdir().unwrap();
-    let old = [
-        transactional(0, 3, 7),
-        plain(3, 2),
-        transactional(5, 2, 8),
-        marker(7, 8, false),
-        transactional(8, 2, 9),
-    ];
-    let new = [marker(10, 7, false), plain(11, 2), marker(13, 9, true), transactional(14, 2, 7)];
-    segment(wal.path(), "ledger", 0, &old);
-    segment(wal.path(), "ledger", 1, &new);
-    let life = [Life { topic: "ledger".to_owned(), partition: 0, from: 1, end: 10 }];
+    let life = [ledger::write(wal.path()).unwrap()];
     let scene = Scene::set(TIERD, wal.path(), &life, GapPolicy::Refuse).unwrap();
     let mut client = KafkaClient::connect(&scene.broker.bootstrap()).unwrap();
-    let got = read_all(&mut client, ("ledger", 0), 14, true, 1);
+    let got = read_all(&mut client, (TOPIC, 0), STABLE, true, 1);
     assert_eq!(got.iter().map(|row| row.0).collect::<Vec<_>>(), [0, 3, 5, 7, 8, 10, 11, 13]);
-    // Producer, first offset, marker.
-    let aborted = [(7, 0, 10), (8, 5, 7)];
-    for offset in 0..14 {
+    for offset in 0..STABLE {
         for max_bytes in [1, 1 << 20] {
-            let answer = client.fetch("ledger", 0, offset, true, max_bytes).unwrap();
+            let answer = client.fetch(TOPIC, 0, offset, true, max_bytes).unwrap();
             let got = rows_of(records(&answer));
             let (first, last) = (got[0].0, got[got.len() - 1].1);
-            let among = aborted.iter().filter(|(_, from, to)| *from <= last && first <= *to);
+            let among = ABORTED.iter().filter(|(_, from, to)| *from <= last && first <= *to);
             let wanted: Vec<(i64, i64)> = among.map(|(id, from, _)| (*id, *from)).collect();
             let listed = answer.aborted_transactions.unwrap();
             let listed: Vec<_> = listed.iter().map(|a| (a.producer_id.0, a.first_offset)).collect();
             assert_eq!(listed, wanted, "at {offset} up to {last}");
         }
     }
-    let stable = client.fetch("ledger", 0, 14, true, 1 << 20).unwrap();
+    let stable = client.fetch(TOPIC, 0, STABLE, true, 1 << 20).unwrap();
     assert_eq!((stable.error_code, records(&stable)), (0, &b""[..]), "open: nothing to read");
-    assert_eq!((stable.last_stable_offset, stable.high_watermark), (14, 16));
-    let dirty = client.fetch("ledger", 0, 14, false, 1 << 20).unwrap();
-    assert_eq!(rows_of(records(&dirty))[0].0, 14);
+    assert_eq!((stable.last_stable_offset, stable.high_watermark), (STABLE, END));
+    let dirty = client.fetch(TOPIC, 0, STABLE, false, 1 << 20).unwrap();
+    assert_eq!(rows_of(records(&dirty))[0].0, STABLE);
     assert!(dirty.aborted_transactions.is_none());
 }

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tierd_tests::chronik::FrameParts;
 use tierd_tests::fixture;
 use tierd_tests::three_phase::scene::{Scene, Stop};
+use tierd_tests::three_phase::{GapPolicy, ledger};
 
 use crate::{TIERD, output, peer};
 
@@ -224,6 +225,72 @@ fn a_consumer_waits_for_an_archive_that_is_away_and_skips_nothing() {
             println!("{script} {isolation}: {} errors on the way", errors(&scene) - before);
         }
     }
+}
+
+#[test]
+fn kafka_clients_drop_archived_records_whose_transaction_was_aborted_in_the_wal() {
+    let Some(python) = peer("python") else { return };
+    let wal = tempfile::tempdir().unwrap();
+    let life = [ledger::write(wal.path()).unwrap()];
+    let scene = Scene::set(TIERD, wal.path(), &life, GapPolicy::Refuse).unwrap();
+    let partition = (ledger::TOPIC.to_owned(), 0);
+    for script in CLIENTS {
+        for isolation in ISOLATIONS {
+            let partitions = std::slice::from_ref(&partition);
+            let got = Consumer::start(&python, script, &scene, isolation, 0, partitions).finish();
+            let offsets = got[&partition].iter().map(|record| record["offset"].as_i64().unwrap());
+            let wanted: &[i64] = match isolation {
+                "read_committed" => &ledger::COMMITTED,
+                _ => &ledger::UNCOMMITTED,
+            };
+            assert_eq!(offsets.collect::<Vec<_>>(), wanted, "{script} {isolation}");
+        }
+    }
+    assert!(scene.broker.counts(ledger::TOPIC, 0).archive > 0);
+}
+
+#[test]
+fn kafka_clients_find_offsets_by_time_in_the_archive_and_behind_it() {
+    let Some(python) = peer("python") else { return };
+    let scene = Scene::of_fixtures(TIERD).unwrap();
+    let mut local = 0;
+    // With the ends of their archives.
+    for (topic, partition, end) in [("orders", 0, 499), ("orders", 1, 461), ("busy", 0, 960)] {
+        let records = fixture::expected(topic, "read_uncommitted").remove(&partition).unwrap();
+        let pair = |record: &Value| {
+            (record["timestamp"].as_i64().unwrap(), record["offset"].as_i64().unwrap())
+        };
+        let pairs: Vec<(i64, i64)> = records.iter().map(pair).collect();
+        let disorder = pairs.windows(2).filter(|two| two[0].0 > two[1].0).count();
+        assert!(disorder > 0, "{topic}-{partition} is in order of time");
+        // Times of records all over the log, and around them; before and after all.
+        let step = pairs.len() / 8;
+        let near = pairs.iter().step_by(step).flat_map(|(time, _)| [time - 1, *time, time + 1]);
+        let greatest = pairs.iter().map(|(time, _)| *time).max().unwrap();
+        let times: Vec<i64> = near.chain([0, greatest, greatest + 1]).collect();
+        let first = |wanted: &i64| {
+            pairs.iter().find(|(time, _)| time >= wanted).map_or(-1, |(_, offset)| *offset)
+        };
+        let mut wanted: Vec<i64> = times.iter().map(first).collect();
+        wanted.push(first(&greatest));
+        let archived = wanted.iter().filter(|offset| (0..end).contains(*offset)).count();
+        assert!(archived > 10 && wanted.contains(&-1), "{wanted:?}");
+        local += wanted.iter().filter(|offset| **offset >= end).count();
+        for client in ["librdkafka", "aiokafka"] {
+            let said = output(
+                Command::new(&python)
+                    .arg(scripts().join("offsets_by_time.py"))
+                    .args([client, &scene.broker.bootstrap(), topic, &partition.to_string()])
+                    .args(times.iter().map(ToString::to_string)),
+            );
+            let got: Vec<i64> = serde_json::from_str(&said).unwrap();
+            assert_eq!(got[..times.len()], wanted[..times.len()], "{client} {topic}-{partition}");
+            // librdkafka alone can ask for the record with the greatest timestamp.
+            assert!(client == "aiokafka" || got[times.len()..] == wanted[times.len()..]);
+            println!("{client} {topic}-{partition}: {} offsets by time", times.len());
+        }
+    }
+    assert!(local > 0, "no time led behind the archive");
 }
 
 /// Records, those without a value, and the sum of amounts in cents.

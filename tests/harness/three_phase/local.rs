@@ -20,6 +20,8 @@ pub(super) struct Batch {
     pub(super) base: i64,
     pub(super) last: i64,
     pub(super) wire: Bytes,
+    /// Offset and timestamp of each record, as the broker decoded it.
+    pub(super) records: Vec<(i64, i64)>,
 }
 
 /// A transaction that ended in an abort.
@@ -113,21 +115,35 @@ impl Partition {
     }
 }
 
-/// The batches from the one that contains `offset` on, newest first where several
-/// do, up to a hole, `bound` or `max_bytes`; at least one where one contains it.
-pub(super) fn run_from(batches: &[Batch], offset: i64, bound: i64, max_bytes: usize) -> Vec<Batch> {
+/// What of `batches` answers a read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// End (exclusive) of what may be sent.
+    pub(super) bound: i64,
+    pub(super) max_bytes: usize,
+    /// Send the first batch even if it is larger than `max_bytes`.
+    pub(super) min_one_batch: bool,
+}
+
+/// The batches from the one that contains `offset` on, the newest where several do,
+/// up to a hole or a limit. `None` where none contains it: the phase has missed,
+/// whatever follows.
+pub(super) fn run_from(batches: &[Batch], offset: i64, limits: Limits) -> Option<Vec<Batch>> {
+    let holds = |at: i64| batches.iter().rfind(move |b| b.base <= at && at <= b.last);
+    holds(offset)?;
     let mut run: Vec<Batch> = Vec::new();
     let (mut next, mut bytes) = (offset, 0);
-    while let Some(batch) = batches.iter().rfind(|b| b.base <= next && next <= b.last) {
+    while let Some(batch) = holds(next) {
         bytes += batch.wire.len();
+        let excused = run.is_empty() && limits.min_one_batch;
         let goes_back = batch.base < next && !run.is_empty();
-        if batch.last >= bound || goes_back || (bytes > max_bytes && !run.is_empty()) {
+        if batch.last >= limits.bound || goes_back || (bytes > limits.max_bytes && !excused) {
             break;
         }
         next = batch.last + 1;
         run.push(batch.clone());
     }
-    run
+    Some(run)
 }
 
 /// The end of the log, back to a hole or the limit.
@@ -149,7 +165,9 @@ fn batch(frame: &FrameParts) -> Result<Batch> {
     let wire = frame.options.get(2).cloned().flatten().context("a frame without its batch")?;
     ensure!(wire.len() >= 61, "a batch of {} bytes", wire.len());
     let delta = i32::from_be_bytes([wire[23], wire[24], wire[25], wire[26]]);
-    Ok(Batch { base: frame.base_offset, last: frame.base_offset + i64::from(delta), wire })
+    let records = frame.entries.iter().map(|entry| (entry.offset, entry.timestamp)).collect();
+    let last = frame.base_offset + i64::from(delta);
+    Ok(Batch { base: frame.base_offset, last, wire, records })
 }
 
 /// A control record's key: version, then 0 for abort, 1 for commit.

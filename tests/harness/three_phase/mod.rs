@@ -7,17 +7,21 @@
 //!
 //! - `local`: what the broker itself holds of a partition.
 //! - `read`: the three phases.
+//! - `times`: offsets by time, of the archive and what is local.
 //! - `server`: the Kafka protocol in front.
 //! - [`client`]: a Kafka client of few lines, where a test wants to see the answer.
 //! - [`scene`]: broker, WAL and a real `tierd run` beside them.
+//! - [`ledger`]: a WAL of transactions for it.
 //!
 //! Does not own: writing. The WAL is there when the broker starts.
 
 pub mod client;
+pub mod ledger;
 mod local;
 mod read;
 pub mod scene;
 mod server;
+mod times;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -46,9 +50,9 @@ pub enum GapPolicy {
 /// How reads of one partition were answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// From the buffer.
+    /// From the buffer, with batches.
     pub buffer: u64,
-    /// From the WAL.
+    /// From the WAL, with batches.
     pub wal: u64,
     /// Reads that fell back to the archive.
     pub fallbacks: u64,

@@ -2,9 +2,9 @@
 //! `tierd-client`'s README.
 
 use bytes::{Bytes, BytesMut};
-use tierd_client::{AbortedTransactions, ArchiveError, FetchArgs, Isolation};
+use tierd_client::{AbortedTransactions, ArchiveError, End, FetchArgs, Isolation};
 
-use super::local::{Aborted, Batch, Partition, run_from};
+use super::local::{Aborted, Batch, Limits, Partition, run_from};
 use super::{Core, Counts, GapPolicy, lock};
 
 pub(super) const OFFSET_OUT_OF_RANGE: i16 = 1;
@@ -69,25 +69,24 @@ impl Core {
         if ask.offset < 0 || ask.offset > held.high_watermark {
             return Err(OFFSET_OUT_OF_RANGE);
         }
+        let limits = Limits { bound, max_bytes: ask.max_bytes, min_one_batch: ask.min_one_batch };
         while ask.offset < bound {
-            let run = run_from(&held.buffer, ask.offset, bound, ask.max_bytes);
-            if !run.is_empty() {
-                self.count(&ask, |counts| counts.buffer += 1);
-                return Ok(ask.limited(local(held, &run, ask.committed)));
+            if let Some(run) = run_from(&held.buffer, ask.offset, limits) {
+                self.count(&ask, |counts| counts.buffer += u64::from(!run.is_empty()));
+                return Ok(local(held, &run, ask.committed));
             }
             // A WAL that cannot be read is a miss of this phase, not an error of the
             // fetch; so is one whose first batch starts above the offset.
             let wal = held.wal().unwrap_or_default();
-            let run = run_from(&wal, ask.offset, bound, ask.max_bytes);
-            if !run.is_empty() {
-                self.count(&ask, |counts| counts.wal += 1);
-                return Ok(ask.limited(local(held, &run, ask.committed)));
+            if let Some(run) = run_from(&wal, ask.offset, limits) {
+                self.count(&ask, |counts| counts.wal += u64::from(!run.is_empty()));
+                return Ok(local(held, &run, ask.committed));
             }
             self.count(&ask, |counts| counts.fallbacks += 1);
             match self.archived(held, &ask, bound).await {
                 Ok(Some(found)) => {
-                    self.count(&ask, |counts| counts.archive += 1);
-                    return Ok(ask.limited(found));
+                    self.count(&ask, |counts| counts.archive += u64::from(!found.0.is_empty()));
+                    return Ok(found);
                 }
                 Ok(None) => ask.offset = behind_a_hole(&wal, ask.offset)?,
                 Err(ArchiveError::Gap(gap)) if self.gap_policy == GapPolicy::GoOn => {
@@ -100,33 +99,34 @@ impl Core {
         Ok((Bytes::new(), ask.committed.then(Vec::new)))
     }
 
-    /// Phase 3: the drop-in where it is enough, the whole answer where transactions
-    /// matter.
+    /// Phase 3: the drop-in where it is enough, the whole answer for transactions and
+    /// where no batch is excused from the limit.
     async fn archived(
         &self,
         held: &Partition,
         ask: &Ask<'_>,
         bound: i64,
     ) -> Result<Option<Found>, ArchiveError> {
-        if !ask.committed {
+        if !ask.committed && ask.min_one_batch {
             let max_bytes = i32::try_from(ask.max_bytes).unwrap_or(i32::MAX);
             let (topic, offset) = (ask.topic, ask.offset);
             let found = self.phase3.fetch(topic, ask.partition, offset, bound, max_bytes).await?;
             return Ok(found.map(|batches| (batches.into(), None)));
         }
+        let committed = Isolation::ReadCommitted;
         let args = FetchArgs {
             upper_bound: Some(bound),
             max_bytes: Some(ask.max_bytes as u64),
-            isolation: Isolation::ReadCommitted,
+            min_one_batch: ask.min_one_batch,
+            isolation: if ask.committed { committed } else { Isolation::ReadUncommitted },
             ..FetchArgs::new(ask.topic, ask.partition, ask.offset)
         };
         match self.archive.fetch(args).await {
-            Ok(outcome) if outcome.is_hit() => {
-                let Some(listed) = outcome.aborted else {
-                    return Err(ArchiveError::Protocol { message: "no list".to_owned() });
-                };
-                let aborted = completed(held, &listed, outcome.next_offset);
-                Ok(Some((outcome.batches, Some(aborted))))
+            // It is there and does not fit.
+            Ok(outcome) if outcome.is_hit() || outcome.end == End::Limit => {
+                let listed = outcome.aborted.as_ref();
+                let aborted = listed.map(|listed| completed(held, listed, outcome.next_offset));
+                Ok(Some((outcome.batches, aborted)))
             }
             Ok(_) => Ok(None),
             Err(error) if error.is_miss() => Ok(None),
@@ -140,29 +140,13 @@ impl Core {
     }
 }
 
-impl Ask<'_> {
-    /// Nothing where even the first batch is too large and another partition had
-    /// the one that is excused.
-    fn limited(&self, found: Found) -> Found {
-        if found.0.len() > self.max_bytes && !self.min_one_batch {
-            return (Bytes::new(), found.1);
-        }
-        found
-    }
-}
-
 fn local(held: &Partition, run: &[Batch], committed: bool) -> Found {
     let mut records = BytesMut::new();
     for batch in run {
         records.extend_from_slice(&batch.wire);
     }
-    let aborted = match (committed, run) {
-        (true, [first, .., last] | [first @ last]) => {
-            let among = |a: &&Aborted| a.last >= first.base && a.first <= last.last;
-            Some(held.aborted.iter().filter(among).copied().collect())
-        }
-        _ => None,
-    };
+    let among = |a: &&Aborted| run.iter().any(|b| a.last >= b.base && a.first <= b.last);
+    let aborted = committed.then(|| held.aborted.iter().filter(among).copied().collect());
     (records.freeze(), aborted)
 }
 

@@ -14,7 +14,6 @@ use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::fetch_response::{
     AbortedTransaction, FetchableTopicResponse, PartitionData,
 };
-use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
 };
@@ -43,10 +42,6 @@ const WAIT_MAX: Duration = Duration::from_millis(500);
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
 const NODE: BrokerId = BrokerId(1);
 const UNSUPPORTED_VERSION: i16 = 35;
-/// No lookup by time: no client of the tests asks for it.
-const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
-const LATEST: i64 = -1;
-const EARLIEST: i64 = -2;
 const READ_COMMITTED: i8 = 1;
 
 const POLICY_VIOLATION: i16 = 44;
@@ -56,7 +51,7 @@ const POLICY_VIOLATION: i16 = 44;
 const CALLS: [(ApiKey, i16, i16); 6] = [
     (ApiKey::Produce, 3, 7),
     (ApiKey::Fetch, 4, 12),
-    (ApiKey::ListOffsets, 1, 6),
+    (ApiKey::ListOffsets, 1, 7),
     (ApiKey::Metadata, 0, 9),
     (ApiKey::FindCoordinator, 0, 3),
     (ApiKey::ApiVersions, 0, 3),
@@ -121,7 +116,7 @@ async fn answer(core: &Core, mut request: Bytes, address: SocketAddr) -> Result<
         }
         ApiKey::ListOffsets => {
             let request = ListOffsetsRequest::decode(&mut request, version)?;
-            list_offsets(core, &request).encode(&mut out, version)?;
+            list_offsets(core, &request).await.encode(&mut out, version)?;
         }
         ApiKey::Fetch => {
             let request = FetchRequest::decode(&mut request, version)?;
@@ -211,27 +206,28 @@ fn metadata_partition(number: i32) -> MetadataResponsePartition {
         .with_isr_nodes(vec![NODE])
 }
 
-fn list_offsets(core: &Core, request: &ListOffsetsRequest) -> ListOffsetsResponse {
-    let partitions = lock(&core.partitions);
+async fn list_offsets(core: &Core, request: &ListOffsetsRequest) -> ListOffsetsResponse {
     let committed = request.isolation_level == READ_COMMITTED;
-    let topic = |topic: &ListOffsetsTopic| {
-        let partition = |asked: &ListOffsetsPartition| {
+    let mut topics = Vec::new();
+    for topic in &request.topics {
+        let mut partitions = Vec::new();
+        for asked in &topic.partitions {
             let answer =
                 ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
-            let key = (topic.name.0.to_string(), asked.partition_index);
-            match (partitions.get(&key), asked.timestamp) {
-                (None, _) => answer.with_error_code(UNKNOWN_TOPIC_OR_PARTITION),
-                (Some(_), EARLIEST) => answer.with_offset(0),
-                (Some(held), LATEST) if committed => answer.with_offset(held.last_stable_offset),
-                (Some(held), LATEST) => answer.with_offset(held.high_watermark),
-                (Some(_), _) => answer.with_error_code(UNSUPPORTED_FOR_MESSAGE_FORMAT),
-            }
-        };
-        ListOffsetsTopicResponse::default()
-            .with_name(topic.name.clone())
-            .with_partitions(topic.partitions.iter().map(partition).collect())
-    };
-    ListOffsetsResponse::default().with_topics(request.topics.iter().map(topic).collect())
+            let found =
+                core.find(&topic.name.0, asked.partition_index, asked.timestamp, committed).await;
+            partitions.push(match found {
+                Ok((offset, timestamp)) => answer.with_offset(offset).with_timestamp(timestamp),
+                Err(error) => answer.with_error_code(error),
+            });
+        }
+        topics.push(
+            ListOffsetsTopicResponse::default()
+                .with_name(topic.name.clone())
+                .with_partitions(partitions),
+        );
+    }
+    ListOffsetsResponse::default().with_topics(topics)
 }
 
 async fn fetch(core: &Core, request: &FetchRequest) -> FetchResponse {
