@@ -4,6 +4,8 @@
 //! and environment and lays them over what is loaded here. A key that nobody
 //! knows is an error: a misspelt limit must not be no limit.
 
+mod compaction;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use crate::indexer::{GAP_TIMEOUT_DEFAULT, LiveOptions};
 use crate::listen::{ListenAddress, Reach};
 use crate::wal::BrokerStart;
 use crate::wal::classify::{ARCHIVE_IDLE_DEFAULT, ROTATED_BYTES_MIN, Rules, SETTLE_DEFAULT};
+
+pub use compaction::{CompactionConfig, TopicPolicy, parse_bytes};
 
 /// Where a daemon listens when nothing is said.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:9095";
@@ -80,6 +84,9 @@ pub struct Config {
     pub log: Option<String>,
     /// How to log.
     pub log_format: Option<LogFormat>,
+    /// What becomes of archives once they are committed.
+    #[serde(default)]
+    pub compaction: CompactionConfig,
 }
 
 impl Config {
@@ -188,7 +195,11 @@ impl Config {
     }
 }
 
-fn duration(key: &str, given: Option<&str>, default: Duration) -> anyhow::Result<Duration> {
+pub(crate) fn duration(
+    key: &str,
+    given: Option<&str>,
+    default: Duration,
+) -> anyhow::Result<Duration> {
     let Some(text) = given else { return Ok(default) };
     humantime::parse_duration(text).with_context(|| {
         format!("--{key} {text:?} is no duration; give one as 500ms, 30s, 10m, 1h")

@@ -17,6 +17,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use crate::archive::ArchiveOptions;
 use crate::catalog::{Catalog, Watermarks};
 use crate::clock::{Clock, SystemClock};
+use crate::compact::Compactor;
 use crate::config::{Config, LogFormat};
 use crate::fetch::{self, Fetcher};
 use crate::grpc;
@@ -69,6 +70,15 @@ impl Rooms {
         Self::over(Store::open(config.store()?)?, &config)
     }
 
+    /// Opens the store that `config` names, for an operator who changes what is
+    /// there: it must be there.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and when no writer's id can be named.
+    pub fn open_to_change(config: &Config) -> anyhow::Result<Self> {
+        Self::over(Store::open(config.store()?)?, config)
+    }
+
     /// Opens the store that `config` names, for writing: a folder is made.
     ///
     /// # Errors
@@ -102,6 +112,13 @@ impl Rooms {
             .heeding(Arc::clone(&reports));
         let watermarks = Watermarks::new();
         Ok(Self { store, catalog, reader, fetcher, reports, watermarks, clock, metrics, health })
+    }
+
+    /// A compactor over these rooms.
+    #[must_use]
+    pub fn compactor(&self) -> Compactor {
+        let (catalog, clock) = (Arc::clone(&self.catalog), Arc::clone(&self.clock));
+        Compactor::new(catalog, self.store.clone(), clock, Box::new(nonce))
     }
 
     /// An indexer over these rooms that reads `wal`, with its scratch below the data

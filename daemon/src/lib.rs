@@ -32,7 +32,7 @@
 //!    wal --> record --> archive --> store --> catalog --> read --> fetch --> grpc
 //!  read-only  canonical  tantivy+    bytes    manifests   ranges,  batches
 //!      |                 tar.gz        |                  caches
-//!      '---------- indexer drives -----'        upkeep checks
+//!      '---------- indexer drives -----'        upkeep checks, compact rewrites and collects
 //! ```
 //!
 //! # The commit order, obeyed everywhere
@@ -52,7 +52,7 @@
 //! | edges | `wal` · `archive` · `store` · `listen` | each other |
 //! | truth | `catalog` | who commits or reads |
 //! | access | `read` | what is asked for |
-//! | work | `indexer` · `fetch` · `upkeep` | each other, gRPC, settings |
+//! | work | `indexer` · `compact` · `fetch` · `upkeep` | each other, gRPC, settings |
 //! | surface | `grpc` · `http` | WALs, the object store, the index |
 //! | assembly | `config` `cli` `daemon` | nothing imports these |
 //!
@@ -84,6 +84,8 @@ pub mod catalog;
 pub mod read;
 
 pub mod indexer;
+
+pub mod compact;
 
 pub mod fetch;
 

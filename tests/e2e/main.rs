@@ -7,6 +7,7 @@ mod archive_format;
 mod borders;
 mod catalog;
 mod client;
+mod collect;
 mod complaints;
 mod large;
 mod live;

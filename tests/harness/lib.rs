@@ -7,5 +7,6 @@ pub mod chronik;
 pub mod counting;
 pub mod faults;
 pub mod fixture;
+pub mod mortal;
 pub mod process;
 pub mod three_phase;

@@ -33,7 +33,8 @@ fn archive(number: u64) -> ObjectKey {
 }
 
 async fn listed(store: &Store, folder: &str) -> Vec<(String, u64)> {
-    let mut found: Vec<_> = store.list(folder).try_collect().await.unwrap();
+    let listed: Vec<_> = store.list(folder).try_collect().await.unwrap();
+    let mut found: Vec<_> = listed.into_iter().map(|one| (one.name, one.length)).collect();
     found.sort();
     found
 }

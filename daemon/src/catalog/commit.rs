@@ -56,6 +56,11 @@ pub struct Committed {
 }
 
 impl Committed {
+    /// What was read as the newest manifest is committed.
+    pub(super) fn of(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot }
+    }
+
     /// The manifest that was committed.
     #[must_use]
     pub fn snapshot(&self) -> &Arc<Snapshot> {

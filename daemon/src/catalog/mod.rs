@@ -48,6 +48,7 @@
 
 mod arbiter;
 mod codec;
+mod collect;
 mod commit;
 mod entry;
 mod error;
@@ -77,6 +78,7 @@ use crate::record::{TopicName, TopicPartition};
 use crate::store::{ObjectKey, Store, StoreError, keys};
 
 pub use self::codec::FormatError;
+pub use self::collect::closable;
 pub use self::commit::{Committed, EDIT_CHANGES_MAX, Edit};
 pub use self::entry::{ArchiveEntry, Gap, GapKind, Items};
 pub use self::error::CatalogError;

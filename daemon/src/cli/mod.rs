@@ -3,11 +3,14 @@
 //! Does no work itself: each command assembles rooms and prints what they say.
 //! Exit codes: 0 all is well, 1 a check failed, 2 bad usage or an error.
 
+mod compact;
+mod delete;
 mod demo;
 mod demo_wal;
 mod dump_wal;
 mod explain;
 mod fetch;
+mod gc;
 mod inspect;
 mod ls;
 mod output;
@@ -23,6 +26,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, LogFormat};
+use crate::daemon::Rooms;
+use crate::record::{TopicName, TopicPartition};
 
 /// How a command ended, short of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +71,26 @@ struct Global {
     log_format: Option<LogFormat>,
 }
 
+/// Flags of every command that changes what is archived.
+#[derive(Clone, Debug, Args)]
+struct Change {
+    /// Do it; without this nothing is changed
+    #[arg(long)]
+    confirm: bool,
+    /// Who writes, in manifests [default: host name]
+    #[arg(long, value_name = "ID", env = "TIERD_WRITER_ID")]
+    writer_id: Option<String>,
+}
+
+impl Change {
+    /// The rooms to change what is archived in.
+    fn rooms(&self, config: &Config) -> anyhow::Result<Rooms> {
+        let mut config = config.clone();
+        config.writer_id = self.writer_id.clone().or(config.writer_id);
+        Rooms::open_to_change(&config)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Archive what the broker's WAL holds
@@ -82,6 +107,12 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Check that everything archived can be read
     Verify(verify::VerifyArgs),
+    /// Apply retention to what is archived: a dry run until --confirm
+    Compact(compact::CompactArgs),
+    /// Delete a topic, a partition or its beginning from the archive: a dry run until --confirm
+    Delete(delete::DeleteArgs),
+    /// Delete objects that nobody needs any more: a dry run until --confirm
+    Gc(gc::GcArgs),
     /// Show the frames of WAL segments
     DumpWal(dump_wal::DumpWalArgs),
 }
@@ -118,6 +149,24 @@ async fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Ls(args) => ls::ls(args, config, json).await,
         Command::Inspect(args) => inspect::inspect(args, config, json).await,
         Command::Verify(args) => verify::verify(args, config, json).await,
+        Command::Compact(args) => compact::compact(args, config, json).await,
+        Command::Delete(args) => delete::delete(args, config, json).await,
+        Command::Gc(args) => gc::gc(args, config, json).await,
         Command::DumpWal(args) => dump_wal::dump_wal(args, json),
     }
+}
+
+/// The partitions in the store, every life of them, that are of `topic` and
+/// `partition` where those are given.
+async fn wanted(
+    rooms: &Rooms,
+    topic: Option<&TopicName>,
+    partition: Option<i32>,
+) -> anyhow::Result<Vec<(TopicPartition, u32)>> {
+    let mut found = rooms.catalog.partitions().await?;
+    found.retain(|(tp, _)| {
+        topic.is_none_or(|topic| topic == tp.topic())
+            && partition.is_none_or(|partition| partition == tp.partition())
+    });
+    Ok(found)
 }

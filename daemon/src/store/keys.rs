@@ -283,6 +283,12 @@ pub fn topic_folder(cluster: &ClusterName, topic: &TopicName) -> String {
     format!("{cluster}/{}", Escaped(topic))
 }
 
+/// The folder of what writers keep for themselves.
+#[must_use]
+pub fn writers_folder(cluster: &ClusterName) -> String {
+    format!("{cluster}/{WRITERS}")
+}
+
 /// The folder of a topic's numbered incarnations.
 #[must_use]
 pub fn incarnations_folder(cluster: &ClusterName, topic: &TopicName) -> String {

@@ -23,6 +23,7 @@ mod error;
 pub mod keys;
 pub mod names;
 pub mod remote;
+mod unfinished;
 mod upload;
 pub mod url;
 
@@ -82,6 +83,17 @@ pub enum Create {
     /// An object of this name was there. It may still be ours, by an earlier
     /// attempt that seemed to fail: read it and compare.
     Exists,
+}
+
+/// An object as a listing tells of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// Its name, relative to the store's prefix.
+    pub name: String,
+    /// Its length in bytes.
+    pub length: u64,
+    /// When it was last written, in milliseconds since 1970, by the store's clock.
+    pub modified_ms: i64,
 }
 
 /// A store of objects. Cheap to clone; clones share counters.
@@ -373,13 +385,49 @@ impl Store {
         }
     }
 
-    /// Names and lengths of all objects below `folder`, in no order, as they
-    /// arrive. A listing may miss what was just written: nothing that must be
-    /// right may rest on it.
+    /// When an object was last written, in milliseconds since 1970 by the store's
+    /// clock; `None` where there is no such object.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn modified_ms(&self, key: &ObjectKey) -> Result<Option<i64>, StoreError> {
+        let path = self.path(Op::Head, &key.to_string())?;
+        let (objects, of) = (&self.inner.objects, &path);
+        let modified = self.repeat(Op::Head, &path, || async move {
+            Ok(objects.head(of).await?.last_modified.timestamp_millis())
+        });
+        match modified.await {
+            Ok(modified) => Ok(Some(modified)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The time by the store's own clock, in milliseconds since 1970: writes a
+    /// small object, looks when the store says that was, deletes it. `nonce` is
+    /// unique to this call.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn now_ms(
+        &self,
+        cluster: &ClusterName,
+        writer: &WriterId,
+        nonce: [u8; 16],
+    ) -> Result<i64, StoreError> {
+        let key = ObjectKey::Probe { cluster: cluster.clone(), writer: writer.clone(), nonce };
+        self.put(&key, Bytes::from_static(b"tierd asks for the time")).await?;
+        let now = self.modified_ms(&key).await?;
+        self.delete(&key).await?;
+        now.ok_or_else(|| StoreError::NotFound { path: key.to_string(), store: self.to_string() })
+    }
+
+    /// All objects below `folder`, in no order, as they arrive. A listing may miss
+    /// what was just written: nothing that must be right may rest on it.
     pub fn list(
         &self,
         folder: &str,
-    ) -> impl Stream<Item = Result<(String, u64), StoreError>> + Send + use<> {
+    ) -> impl Stream<Item = Result<Listed, StoreError>> + Send + use<> {
         let store = self.clone();
         let start = self.path(Op::List, folder.trim_end_matches('/')).map(|path| {
             store.inner.counters.request(Op::List);
@@ -398,7 +446,12 @@ impl Store {
                             Ok(Some(Ok(meta))) => {
                                 let name = meta.location.as_ref();
                                 let name = name.strip_prefix(&store.inner.prefix).unwrap_or(name);
-                                return Ok(Some(((name.to_owned(), meta.size), objects)));
+                                let listed = Listed {
+                                    name: name.to_owned(),
+                                    length: meta.size,
+                                    modified_ms: meta.last_modified.timestamp_millis(),
+                                };
+                                return Ok(Some((listed, objects)));
                             }
                             Ok(Some(Err(error))) => Attempt::from(error),
                             Err(_) => Attempt::Timeout(limit),

@@ -139,10 +139,10 @@ async fn names_in_any_script_come_back_from_a_listing() {
         let mut listed: Vec<_> = store.list("default").try_collect().await.unwrap();
         listed.sort();
         assert_eq!(
-            listed.iter().map(|(name, _)| ObjectKey::decode(name).unwrap()).collect::<Vec<_>>(),
+            listed.iter().map(|one| ObjectKey::decode(&one.name).unwrap()).collect::<Vec<_>>(),
             [manifest(1), manifest(2), archive(1)]
         );
-        assert!(listed.iter().all(|(_, len)| *len == 2));
+        assert!(listed.iter().all(|one| one.length == 2 && one.modified_ms > 1_600_000_000_000));
         let mut topics = store.list_folders("default/").await.unwrap();
         topics.sort();
         assert_eq!(topics, ["clicks.日本_1", "orders"]);
@@ -205,6 +205,20 @@ async fn a_probe_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_store_tells_its_own_time_and_leaves_nothing_behind() {
+    for (store, _dir) in stores() {
+        let cluster = ClusterName::new("default").unwrap();
+        let writer = WriterId::new("host").unwrap();
+        store.put(&manifest(1), Bytes::new()).await.unwrap();
+        let written = store.modified_ms(&manifest(1)).await.unwrap().unwrap();
+        let now = store.now_ms(&cluster, &writer, [1; 16]).await.unwrap();
+        assert!(written > 1_600_000_000_000 && now >= written, "{written} {now}");
+        assert_eq!(store.modified_ms(&manifest(2)).await.unwrap(), None);
+        assert_eq!(store.list("").try_collect::<Vec<_>>().await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn requests_are_counted_by_sort() {
     let store = Store::open("memory:").unwrap();
     store.create(&manifest(1), Bytes::from_static(b"abc")).await.unwrap();
@@ -232,7 +246,7 @@ async fn a_topic_is_a_folder_of_its_own_name_on_disk() {
         assert_eq!(std::fs::read(dir.path().join(&file)).unwrap(), b"a");
         assert_eq!(store.get(&key, 9).await.unwrap(), "a");
         let listed: Vec<_> = store.list("default").try_collect::<Vec<_>>().await.unwrap();
-        assert!(listed.contains(&(file, 1)), "{listed:?}");
+        assert!(listed.iter().any(|one| one.name == file && one.length == 1), "{listed:?}");
     }
 }
 
