@@ -17,6 +17,7 @@ use crate::error::ArchiveError;
 use crate::list::ArchiveList;
 use crate::read;
 use crate::retry::{Deadline, Retries};
+use crate::search::{self, SearchArgs, SearchStream};
 use crate::stream::{self as fetch_stream, FetchStream};
 use crate::types::{AbortedTransactions, FetchArgs, OffsetRange, Outcome, TopicPartition};
 use crate::watch::ArchiveWatch;
@@ -319,6 +320,33 @@ impl ArchiveClient {
         ArchiveWatch::new(Arc::clone(&self.inner), partitions)
     }
 
+    /// Finds records: hits as they are found, in order, then the end.
+    ///
+    /// # Errors
+    /// [`ArchiveError::UnknownTopicOrPartition`], or when the search makes no sense or
+    /// the call fails before its first piece. A search that breaks off later ends with
+    /// an error and is to be asked again, from the last page on.
+    pub async fn search(&self, args: SearchArgs) -> Result<SearchStream, ArchiveError> {
+        let scope = ListArgs {
+            topic: args.topic.clone(),
+            partition: args.partition,
+            incarnation: args.incarnation,
+        };
+        let wait = args.patience.unwrap_or(self.inner.options.deadline);
+        let request = search::request(args);
+        let (first, messages) = self
+            .call_within(wait, Some(&scope), |mut grpc| {
+                let request = request.clone();
+                async move {
+                    let mut messages = grpc.search(request).await?.into_inner();
+                    let first = messages.message().await?;
+                    Ok(tonic::Response::new((first, messages)))
+                }
+            })
+            .await?;
+        Ok(SearchStream::new(Arc::clone(&self.inner), first, messages, wait))
+    }
+
     /// The counters, of all clones.
     #[must_use]
     pub fn counters(&self) -> CounterValues {
@@ -335,8 +363,21 @@ impl ArchiveClient {
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
+        self.call_within(self.inner.options.deadline, asked, work).await
+    }
+
+    /// As [`Self::call`], within another time.
+    async fn call_within<T, F>(
+        &self,
+        within: Duration,
+        asked: Option<&ListArgs>,
+        work: impl Fn(GrpcClient<Channel>) -> F,
+    ) -> Result<T, ArchiveError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
         let Inner { options, counters, .. } = &*self.inner;
-        let deadline = Deadline::after(options.deadline);
+        let deadline = Deadline::after(within);
         let mut failures = 0;
         let mut retries = Retries::new(options, counters, &mut failures);
         loop {

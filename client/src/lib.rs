@@ -83,6 +83,7 @@ mod error;
 mod list;
 mod read;
 mod retry;
+mod search;
 mod stream;
 mod types;
 mod watch;
@@ -105,6 +106,11 @@ pub use describe::{
 };
 pub use error::ArchiveError;
 pub use list::ArchiveList;
+pub use search::{
+    HeaderCondition, NoteKind, Record, SearchArgs, SearchDelivery, SearchEnd, SearchEndReason,
+    SearchHit, SearchItem, SearchNote, SearchOrder, SearchStream, SearchedArchives,
+    SearchedPartition, Selection,
+};
 pub use stream::FetchStream;
 pub use types::{
     AbortedTransaction, AbortedTransactions, BatchSet, Bounds, End, FetchArgs, Gap, GapKind,

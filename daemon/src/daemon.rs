@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::archive::ArchiveOptions;
-use crate::catalog::{Catalog, Watermarks};
+use crate::catalog::{Catalog, Snapshots, Watermarks};
 use crate::clock::{Clock, SystemClock};
 use crate::compact::Compactor;
 use crate::config::{Config, LogFormat};
@@ -28,6 +28,7 @@ use crate::listen::Bound;
 use crate::metrics::{Metrics, StoreCount};
 use crate::read::{ArchiveReader, ReadOptions};
 use crate::reports::Reports;
+use crate::search::Searcher;
 use crate::store::{Op, Store};
 use crate::task::{Jitter, TaskError, TaskSet, Ticker};
 use crate::wal::{WalDir, Watch};
@@ -48,6 +49,8 @@ pub struct Rooms {
     pub fetcher: Fetcher,
     /// What the broker reports.
     pub reports: Arc<Reports>,
+    /// Answers to searches.
+    pub searcher: Searcher,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// How far the indexer of these rooms has come.
@@ -108,10 +111,23 @@ impl Rooms {
         metrics.expect_of_fetches(&statuses, &fetch::Stage::ALL.map(fetch::Stage::as_str));
         let health = Health::new(Arc::clone(&clock));
         let reports = Arc::new(Reports::default());
-        let fetcher = Fetcher::new(Arc::clone(&catalog), reader.clone(), Arc::clone(&clock))
-            .heeding(Arc::clone(&reports));
+        let snapshots = Arc::new(Snapshots::new(Arc::clone(&catalog), Arc::clone(&clock)));
+        let fetcher = Fetcher::new(Arc::clone(&snapshots), reader.clone());
+        let fetcher = fetcher.heeding(Arc::clone(&reports));
+        let searcher = Searcher::new(snapshots, reader.clone());
         let watermarks = Watermarks::new();
-        Ok(Self { store, catalog, reader, fetcher, reports, watermarks, clock, metrics, health })
+        Ok(Self {
+            store,
+            catalog,
+            reader,
+            fetcher,
+            searcher,
+            reports,
+            watermarks,
+            clock,
+            metrics,
+            health,
+        })
     }
 
     /// A compactor over these rooms.
@@ -252,8 +268,9 @@ pub async fn serve(
     // Dropped with this future, HTTP ends too: a second signal waits for nobody.
     let (grpc_stop, http_stop) = (CancellationToken::new(), CancellationToken::new());
     let _last = http_stop.clone().drop_guard();
-    let fetcher = rooms.fetcher.clone();
-    let server = grpc::serve(fetcher, watermarks, metrics, listeners.grpc, grpc_stop.clone());
+    let (fetcher, searcher) = (rooms.fetcher.clone(), rooms.searcher.clone());
+    let stop_grpc = grpc_stop.clone();
+    let server = grpc::serve(fetcher, searcher, watermarks, metrics, listeners.grpc, stop_grpc);
     let mut server = std::pin::pin!(server);
     // All addresses are bound: a caller that connects now is answered.
     health.serves();

@@ -28,9 +28,9 @@
 //!
 //! ```text
 //!  broker's WAL dir                                                      broker / consumer
-//!      |                                                                        ^
-//!    wal --> record --> archive --> store --> catalog --> read --> fetch --> grpc
-//!  read-only  canonical  tantivy+    bytes    manifests   ranges,  batches
+//!      |                                                                             ^
+//!    wal --> record --> archive --> store --> catalog --> read --> fetch, search --> grpc
+//!  read-only  canonical  tantivy+    bytes    manifests   ranges,  batches  hits
 //!      |                 tar.gz        |                  caches
 //!      '---------- indexer drives -----'        upkeep checks, compact rewrites and collects
 //! ```
@@ -52,15 +52,15 @@
 //! | edges | `wal` · `archive` · `store` · `listen` | each other |
 //! | truth | `catalog` | who commits or reads |
 //! | access | `read` | what is asked for |
-//! | work | `indexer` · `compact` · `fetch` · `upkeep` | each other, gRPC, settings |
+//! | work | `indexer` · `compact` · `fetch` · `search` · `upkeep` | each other, gRPC, settings |
 //! | surface | `grpc` · `http` | WALs, the object store, the index |
 //! | assembly | `config` `cli` `daemon` | nothing imports these |
 //!
 //! Imports go from a lower row to a higher one, never between rooms parted by a
 //! dot. Invariants about what is absent: only `wal` knows a broker's files, only
-//! `archive` knows tar, gzip and the index, only `store` knows object storage,
-//! only `grpc` knows gRPC, only `http` knows HTTP, only `metrics` knows
-//! Prometheus, only `clock` asks for the time. The test `tidy` of the
+//! `archive` knows tar and gzip, only `archive` and `search` know the index, only
+//! `store` knows object storage, only `grpc` knows gRPC, only `http` knows HTTP, only
+//! `metrics` knows Prometheus, only `clock` asks for the time. The test `tidy` of the
 //! tests crate keeps this page true.
 
 pub mod clock;
@@ -88,6 +88,8 @@ pub mod indexer;
 pub mod compact;
 
 pub mod fetch;
+
+pub mod search;
 
 pub mod upkeep;
 

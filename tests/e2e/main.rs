@@ -19,6 +19,7 @@ mod pipeline;
 mod record_codec;
 mod release;
 mod reports;
+mod search;
 mod streams;
 mod three_phase;
 mod tidy;

@@ -400,7 +400,9 @@ async fn a_broker_follows_what_it_may_delete() {
     let (endpoint, stop) = (bound.to_string(), CancellationToken::new());
     let (fetcher, metrics) = (rooms.fetcher.clone(), rooms.metrics.clone());
     let marks = Some(rooms.watermarks.clone());
-    let server = tokio::spawn(grpc::serve(fetcher, marks, metrics, vec![bound], stop.clone()));
+    let searcher = rooms.searcher.clone();
+    let serving = grpc::serve(fetcher, searcher, marks, metrics, vec![bound], stop.clone());
+    let server = tokio::spawn(serving);
 
     let client = Arc::new(ArchiveClient::connect_lazy(&endpoint).unwrap());
     let mut all = client.watch(&[]);

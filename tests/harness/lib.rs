@@ -10,3 +10,4 @@ pub mod fixture;
 pub mod mortal;
 pub mod process;
 pub mod three_phase;
+pub mod world;

@@ -70,7 +70,7 @@ pub(crate) fn bounds(bounds: &v1::Bounds) -> Bounds {
     }
 }
 
-fn range(range: Option<v1::OffsetRange>) -> Result<OffsetRange, ArchiveError> {
+pub(crate) fn range(range: Option<v1::OffsetRange>) -> Result<OffsetRange, ArchiveError> {
     match range {
         Some(range) if range.first <= range.last => {
             Ok(OffsetRange { first: range.first, last: range.last })

@@ -10,7 +10,7 @@ use super::server::{Script, complete, play, serve, serve_unix};
 use super::{batch_bytes, data, hasty, header, trailer};
 use crate::{
     ArchiveClient, ArchiveError, BlockingArchiveClient, End, FetchArgs, GapKind, IndexLevel,
-    ListArgs, OffsetRange, Phase3, ReadPurpose, StreamItem, TopicPartition,
+    ListArgs, OffsetRange, Phase3, ReadPurpose, SearchArgs, SearchItem, StreamItem, TopicPartition,
 };
 
 fn ten(base: i64) -> bytes::Bytes {
@@ -242,4 +242,68 @@ async fn a_fetch_is_explained() {
     assert_eq!(explained.archives[0].chunks, 4);
     let reads: Vec<_> = explained.reads.iter().map(|read| (read.purpose, read.cached)).collect();
     assert_eq!(reads, [(ReadPurpose::Toc, true), (ReadPurpose::Data, false)]);
+}
+
+fn piece(piece: v1::search_response::Piece) -> v1::SearchResponse {
+    v1::SearchResponse { piece: Some(piece) }
+}
+
+fn part(batch: &'static [u8], continued: bool) -> v1::SearchResponse {
+    let batch = bytes::Bytes::from_static(batch);
+    piece(v1::search_response::Piece::Batch(v1::SearchBatch {
+        topic: "orders".to_owned(),
+        batch,
+        continued,
+        ..v1::SearchBatch::default()
+    }))
+}
+
+#[tokio::test]
+async fn a_search_joins_the_pieces_of_a_batch_and_needs_its_end() {
+    let (script, client) = play([]).await;
+    let end = v1::SearchEnd { hits: 2, complete: true, ..v1::SearchEnd::default() };
+    let whole = vec![
+        part(b"ab", true),
+        // A piece that is younger than this client.
+        v1::SearchResponse { piece: None },
+        part(b"c", false),
+        part(b"d", false),
+        piece(v1::search_response::Piece::End(end)),
+    ];
+    let broken = vec![part(b"d", false)];
+    script.search.lock().unwrap().extend([Ok(whole), Ok(broken)]);
+    let mut answer = client.search(SearchArgs::default()).await.unwrap();
+    let mut batches = Vec::new();
+    loop {
+        match answer.next().await.unwrap().unwrap() {
+            SearchItem::Batch { batch, .. } => batches.push(batch),
+            SearchItem::End(end) => {
+                assert_eq!((end.hits, end.complete, end.next_page), (2, true, None));
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(batches, ["abc", "d"]);
+    assert!(answer.next().await.is_none());
+    let mut answer = client.search(SearchArgs::default()).await.unwrap();
+    assert!(answer.next().await.unwrap().is_ok());
+    let cut = answer.next().await.unwrap().unwrap_err();
+    assert!(matches!(cut, ArchiveError::Unavailable { .. }), "{cut}");
+    assert!(answer.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_search_of_what_is_not_archived_and_one_that_makes_no_sense_say_so() {
+    let (script, client) = play([]).await;
+    let refused = [
+        Err(tonic::Status::not_found("nothing")),
+        Err(tonic::Status::invalid_argument("a limit of 0 hits")),
+    ];
+    script.search.lock().unwrap().extend(refused);
+    let args = SearchArgs { topic: Some("x".to_owned()), ..SearchArgs::default() };
+    let unknown = client.search(args.clone()).await.unwrap_err();
+    assert!(matches!(unknown, ArchiveError::UnknownTopicOrPartition { .. }), "{unknown}");
+    let invalid = client.search(args).await.unwrap_err();
+    assert!(invalid.to_string().contains("a limit of 0 hits"), "{invalid}");
 }

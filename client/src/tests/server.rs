@@ -18,6 +18,7 @@ use crate::tests::{batch_bytes, data, hasty, header, trailer};
 
 type FrameStream = Pin<Box<dyn Stream<Item = Result<v1::FetchArchivedResponse, Status>> + Send>>;
 type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchArchivedResponse, Status>> + Send>>;
+type SearchStream = Pin<Box<dyn Stream<Item = Result<v1::SearchResponse, Status>> + Send>>;
 type ListStream = Pin<Box<dyn Stream<Item = Result<v1::ListArchivesResponse, Status>> + Send>>;
 
 /// What the server does next in a call of `FetchArchived`. After the last act
@@ -61,6 +62,7 @@ pub(crate) struct Script {
     pub(crate) list: Mutex<VecDeque<Result<Vec<v1::ListArchivesResponse>, Status>>>,
     pub(crate) watch: Mutex<VecDeque<Result<Vec<v1::WatchArchivedResponse>, Status>>>,
     pub(crate) explain: Mutex<VecDeque<v1::ExplainFetchResponse>>,
+    pub(crate) search: Mutex<VecDeque<Result<Vec<v1::SearchResponse>, Status>>>,
 }
 
 impl Script {
@@ -81,6 +83,7 @@ impl Archive for Player {
     type FetchArchivedStream = FrameStream;
     type ListArchivesStream = ListStream;
     type WatchArchivedStream = WatchStream;
+    type SearchStream = SearchStream;
 
     async fn fetch_archived(
         &self,
@@ -172,6 +175,14 @@ impl Archive for Player {
         _: Request<v1::OffsetForLeaderEpochRequest>,
     ) -> Result<Response<v1::OffsetForLeaderEpochResponse>, Status> {
         Err(Status::unimplemented("not in the script"))
+    }
+
+    async fn search(
+        &self,
+        _: Request<v1::SearchRequest>,
+    ) -> Result<Response<SearchStream>, Status> {
+        let pieces = self.0.search.lock().unwrap().pop_front().unwrap()?;
+        Ok(Response::new(Box::pin(stream::iter(pieces.into_iter().map(Ok)))))
     }
 }
 

@@ -71,7 +71,10 @@ pub use chunk::{
 };
 pub use error::ArchiveError;
 pub use footer::{FOOTER_BYTES, FOOTER_DISTANCE, Footer};
-pub use index::{TERM_BYTES_MAX, TERM_PREFIX_BYTES, header_term, key_term};
+pub use index::{
+    HEADER_FIELD, KEY_FIELD, OFFSET_FIELD, PRODUCER_FIELD, TERM_BYTES_MAX, TERM_PREFIX_BYTES,
+    TIMESTAMP_FIELD, header_name_prefix, header_term, key_term,
+};
 pub use metadata::Metadata;
 pub use summary::{ArchiveSummary, SUMMARY_BYTES, UNKNOWN_TIMESTAMP};
 pub use toc::{TOC_RAW_BYTES_MAX, Toc, TocFile, TocPlace};

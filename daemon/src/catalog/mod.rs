@@ -58,6 +58,7 @@ mod manifest;
 mod newest;
 mod page;
 mod pages;
+mod recent;
 mod seek;
 mod side;
 mod snapshot;
@@ -91,6 +92,7 @@ pub use self::manifest::{
 pub use self::newest::BLOCK;
 pub use self::page::{PAGE_BYTES_MAX, PAGE_VERSION, Page, PageRef, Totals};
 pub use self::pages::PAGES_BYTES_MAX;
+pub use self::recent::{FRESH_FOR, Snapshots};
 pub use self::seek::TimeRank;
 pub use self::side::{OPEN_MAX, SideRef};
 pub use self::snapshot::Snapshot;
@@ -188,7 +190,11 @@ impl Catalog {
         Ok(found)
     }
 
-    async fn partitions_of(
+    /// As [`Self::partitions`], of one topic.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn partitions_of(
         &self,
         topic: TopicName,
     ) -> Result<Vec<(TopicPartition, u32)>, CatalogError> {
@@ -203,6 +209,7 @@ impl Catalog {
                 found.extend(tp.map(|tp| (tp, number)));
             }
         }
+        found.sort_unstable();
         Ok(found)
     }
 
@@ -223,6 +230,24 @@ impl Catalog {
         match newest {
             Some(number) => self.newest_from(&self.key(tp, number), 0).await,
             None => Ok(None),
+        }
+    }
+
+    /// Manifest `number` of a partition, `None` where it is not there: not committed,
+    /// or collected since.
+    ///
+    /// # Errors
+    /// As [`Catalog::load`].
+    pub async fn generation(
+        &self,
+        tp: &TopicPartition,
+        incarnation: u32,
+        number: u64,
+    ) -> Result<Option<Arc<Snapshot>>, CatalogError> {
+        match self.read(&self.key(tp, incarnation), number).await {
+            Ok(snapshot) => Ok(Some(snapshot)),
+            Err(CatalogError::Gone { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

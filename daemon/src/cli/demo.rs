@@ -139,6 +139,7 @@ fn farewell(address: &str, http: &str, store: &str) -> String {
          grpcurl -plaintext {address} tierd.v1.Archive/DescribeArchive\n  \
          grpcurl -plaintext -d '{fetch}' {address} tierd.v1.Archive/FetchArchived\n  \
          tierd fetch orders 0 --offset 100 --endpoint {address} | head -n 3\n  \
+         tierd search orders --key c-00433 --endpoint {address}\n  \
          tierd ls --store {store}\n  \
          curl http://{http}/metrics\n"
     )

@@ -10,6 +10,7 @@ mod demo_wal;
 mod dump_wal;
 mod explain;
 mod fetch;
+mod finding;
 mod gc;
 mod inspect;
 mod ls;
@@ -17,6 +18,7 @@ mod output;
 mod reading;
 mod records;
 mod run;
+mod search;
 mod serve;
 mod verify;
 
@@ -101,6 +103,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Read record batches out of the archive
     Fetch(fetch::FetchArgs),
+    /// Find records by key, header, producer, time or offset
+    Search(search::SearchArgs),
     /// List topics, partitions or the archives of a partition
     Ls(ls::LsArgs),
     /// Show what is inside an archive or a manifest
@@ -146,6 +150,7 @@ async fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Serve(args) => serve::serve(args, config).await,
         Command::Demo(args) => demo::demo(args, config).await,
         Command::Fetch(args) => fetch::fetch(args, config).await,
+        Command::Search(args) => search::search(args, config, json).await,
         Command::Ls(args) => ls::ls(args, config, json).await,
         Command::Inspect(args) => inspect::inspect(args, config, json).await,
         Command::Verify(args) => verify::verify(args, config, json).await,

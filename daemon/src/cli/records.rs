@@ -5,9 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::finding::{FoundHit, FoundRecord};
 use crate::record::{BatchError, CanonicalRecord};
 
-/// One record as `tierd fetch --format json` prints it. Bytes are text where they
+/// One record as `tierd fetch` and `tierd search` print it with `--format json`. Bytes are text where they
 /// are UTF-8, else `{"base64": …}`; null stays null.
 #[derive(Debug, Serialize)]
 pub(super) struct RecordLine<'a> {
@@ -18,6 +19,27 @@ pub(super) struct RecordLine<'a> {
     key: Value,
     value: Value,
     headers: Vec<(Value, Value)>,
+    /// Bytes of key, value and headers that a daemon left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    omitted_bytes: Option<u64>,
+}
+
+/// The line of a record that a search found.
+pub(super) fn found<'a>(hit: &'a FoundHit, record: &FoundRecord) -> RecordLine<'a> {
+    RecordLine {
+        topic: &hit.topic,
+        partition: hit.partition,
+        offset: hit.offset,
+        timestamp: hit.timestamp,
+        key: text(record.key.as_deref()),
+        value: text(record.value.as_deref()),
+        headers: record
+            .headers
+            .iter()
+            .map(|(name, value)| (text(Some(name)), text(value.as_deref())))
+            .collect(),
+        omitted_bytes: (record.omitted_bytes > 0).then_some(record.omitted_bytes),
+    }
 }
 
 /// Calls `line` for every data record of `batch` at or above `from`. Control
@@ -50,6 +72,7 @@ pub(super) fn lines(
                 .iter()
                 .map(|header| (text(Some(&header.name)), text(header.value.as_deref())))
                 .collect(),
+            omitted_bytes: None,
         })?;
     }
     Ok(())

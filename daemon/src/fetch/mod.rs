@@ -25,7 +25,6 @@ mod lineage;
 mod offsets;
 mod overlaps;
 mod partition;
-mod snapshots;
 mod times;
 
 use std::collections::HashMap;
@@ -35,8 +34,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use crate::catalog::{ArchiveEntry, Catalog, CatalogError, Snapshot};
-use crate::clock::Clock;
+use crate::catalog::{ArchiveEntry, CatalogError, Snapshot, Snapshots};
 use crate::error::{Classify, ErrorKind};
 use crate::read::{ArchiveReader, ReadError, ReadStats};
 use crate::record::{OffsetRange, TopicName, TopicPartition};
@@ -143,16 +141,15 @@ pub type Sink = mpsc::Sender<FetchEvent>;
 /// Answers fetches. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Fetcher {
-    snapshots: Arc<snapshots::Snapshots>,
+    snapshots: Arc<Snapshots>,
     reader: ArchiveReader,
     reports: Arc<Reports>,
 }
 
 impl Fetcher {
-    /// A fetcher over what `catalog` says and `reader` reads.
+    /// A fetcher over what `snapshots` say and `reader` reads.
     #[must_use]
-    pub fn new(catalog: Arc<Catalog>, reader: ArchiveReader, clock: Arc<dyn Clock>) -> Self {
-        let snapshots = Arc::new(snapshots::Snapshots::new(catalog, clock));
+    pub fn new(snapshots: Arc<Snapshots>, reader: ArchiveReader) -> Self {
         Self { snapshots, reader, reports: Arc::default() }
     }
 
@@ -329,7 +326,7 @@ impl Fetcher {
     /// # Errors
     /// When the store cannot be listed.
     pub async fn all_lives(&self) -> Result<Vec<(TopicPartition, u32)>, FetchError> {
-        Ok(self.snapshots.partitions().await?)
+        Ok(self.snapshots.partitions(None).await?)
     }
 }
 

@@ -11,7 +11,8 @@ use tierd_proto::v1::{
     ListAbortedTransactionsRequest, ListAbortedTransactionsResponse, ListArchivesRequest,
     ListArchivesResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest,
     OffsetForLeaderEpochResponse, ReportPartitionStateRequest, ReportPartitionStateResponse,
-    WatchArchivedRequest, WatchArchivedResponse, fetch_archived_response::Frame,
+    SearchRequest, SearchResponse, WatchArchivedRequest, WatchArchivedResponse,
+    fetch_archived_response::Frame,
 };
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,12 +25,13 @@ use super::answers::EpochQuery;
 use super::convert::GapPage;
 use super::frames::Joiner;
 use super::watch::Watch;
-use super::{answers, convert, report};
+use super::{answers, convert, report, search};
 use crate::catalog::Watermarks;
 use crate::fetch::{EVENTS_QUEUED_MAX, FetchEvent, FetchRequest, Fetcher, Stage};
 use crate::metrics::{FetchCall, Metrics};
 use crate::read::ReadStats;
 use crate::record::{TopicName, TopicPartition};
+use crate::search::Searcher;
 
 type Frames = mpsc::Sender<Result<FetchArchivedResponse, Status>>;
 type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -40,6 +42,7 @@ pub(super) struct ArchiveService {
     fetcher: Fetcher,
     /// What the indexer in this process tells, where there is one.
     watermarks: Option<Watermarks>,
+    searcher: Searcher,
     metrics: Metrics,
     admission: Admission,
     /// Cancelled when streams without an end must end.
@@ -49,11 +52,12 @@ pub(super) struct ArchiveService {
 impl ArchiveService {
     pub(super) fn new(
         fetcher: Fetcher,
+        searcher: Searcher,
         watermarks: Option<Watermarks>,
         metrics: Metrics,
         closing: CancellationToken,
     ) -> Self {
-        Self { fetcher, watermarks, metrics, admission: Admission::default(), closing }
+        Self { fetcher, searcher, watermarks, metrics, admission: Admission::default(), closing }
     }
 
     /// The partitions a request means: those it names, or all.
@@ -231,6 +235,19 @@ impl v1::archive_server::Archive for ArchiveService {
         let (messages, answer) = mpsc::channel(EVENTS_QUEUED_MAX);
         let watch = Watch::new(watermarks, wanted, self.closing.clone());
         tokio::spawn(watch.run(messages));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answer))))
+    }
+
+    type SearchStream = Answer<SearchResponse>;
+
+    async fn search(
+        &self,
+        request: Request<SearchRequest>,
+    ) -> Result<Response<Self::SearchStream>, Status> {
+        let request = search::request(request.into_inner())?;
+        let (pieces, answer) = mpsc::channel(search::PIECES_QUEUED_MAX);
+        let span = tracing::debug_span!("search", scope = ?request.scope);
+        tokio::spawn(search::stream(self.searcher.clone(), request, pieces).instrument(span));
         Ok(Response::new(Box::pin(ReceiverStream::new(answer))))
     }
 }

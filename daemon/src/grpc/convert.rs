@@ -158,7 +158,7 @@ pub(super) fn bounds(state: PartitionState) -> v1::Bounds {
     }
 }
 
-fn range(range: OffsetRange) -> v1::OffsetRange {
+pub(super) fn range(range: OffsetRange) -> v1::OffsetRange {
     v1::OffsetRange { first: range.base(), last: range.last() }
 }
 

@@ -1,6 +1,6 @@
 //! Owns the gRPC surface: services, limits on what a caller may ask.
 //!
-//! Does not own what is served: that is `fetch`; nor what a message means, which
+//! Does not own what is served: that is `fetch` and `search`; nor what a message means, which
 //! `proto/tierd/v1/archive.proto` documents. Knows nothing of WALs, of the object
 //! store or of the index.
 
@@ -10,6 +10,7 @@ mod archive;
 mod convert;
 mod frames;
 mod report;
+mod search;
 mod watch;
 
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::catalog::Watermarks;
 use crate::fetch::Fetcher;
 use crate::listen::Bound;
 use crate::metrics::Metrics;
+use crate::search::Searcher;
 
 /// Bytes of one request: a thousand partitions with the longest names.
 const REQUEST_BYTES_MAX: usize = 512 << 10;
@@ -52,14 +54,15 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Serves `fetcher` on `bound` until `stop` is cancelled, then lets streams drain
-/// for at most [`DRAIN_MAX`]. Health turns to `NOT_SERVING` first. `watermarks` are
-/// those of the indexer in this process, where there is one.
+/// Serves `fetcher` and `searcher` on `bound` until `stop` is cancelled, then lets
+/// streams drain for at most [`DRAIN_MAX`]. Health turns to `NOT_SERVING` first.
+/// `watermarks` are those of the indexer in this process, where there is one.
 ///
 /// # Errors
 /// When a listener fails. All listeners stop together.
 pub async fn serve(
     fetcher: Fetcher,
+    searcher: Searcher,
     watermarks: Option<Watermarks>,
     metrics: Metrics,
     bound: Vec<Bound>,
@@ -68,7 +71,8 @@ pub async fn serve(
     let (mut health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ArchiveServer<archive::ArchiveService>>().await;
     let closing = CancellationToken::new();
-    let service = archive::ArchiveService::new(fetcher, watermarks, metrics, closing.clone());
+    let service =
+        archive::ArchiveService::new(fetcher, searcher, watermarks, metrics, closing.clone());
     let service = ArchiveServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
     // grpcurl 1.8.6 knows only v1alpha, buf and newer grpcurl ask for v1.
     let descriptors = || {

@@ -38,6 +38,9 @@ pub const WINDOW_BYTES_MAX: u64 = 4 << 20;
 /// larger. Logs of JSON stay below it; what deflates a hundred times would be
 /// hundreds of megabytes in one window.
 pub const WINDOW_RAW_BYTES_MAX: u64 = 16 << 20;
+/// Bytes between two chunks that one request brings along to get both: the tar
+/// header and padding between two files of an archive.
+const SKIPPED_BYTES_MAX: u64 = 2 << 10;
 /// Windows of one reader under way at once: the next is on its way while the
 /// consumer works on this one.
 const WINDOWS_AHEAD: usize = 2;
@@ -241,7 +244,7 @@ impl ArchiveReader {
             match windows.last_mut() {
                 Some(window)
                     if last_cached == Some(cached)
-                        && window.place.end == chunk.place
+                        && chunk.place - window.place.end <= SKIPPED_BYTES_MAX
                         && end - window.place.start <= WINDOW_BYTES_MAX
                         && raw <= WINDOW_RAW_BYTES_MAX =>
                 {

@@ -26,6 +26,17 @@ pub const TERM_BYTES_MAX: usize = 1024;
 /// Bytes of a longer term that are kept as they are.
 pub const TERM_PREFIX_BYTES: usize = TERM_BYTES_MAX - 16;
 
+/// The field of the record's offset.
+pub const OFFSET_FIELD: &str = "offset";
+/// The field of the record's time.
+pub const TIMESTAMP_FIELD: &str = "timestamp";
+/// The field of [`key_term`].
+pub const KEY_FIELD: &str = "key";
+/// The field of [`header_term`].
+pub const HEADER_FIELD: &str = "header";
+/// The field of the producer's id.
+pub const PRODUCER_FIELD: &str = "producer";
+
 /// The term of the field `key` for a key.
 #[must_use]
 pub fn key_term(key: &[u8]) -> Vec<u8> {
@@ -40,6 +51,16 @@ pub fn header_term(name: &[u8], value: Option<&[u8]>) -> Vec<u8> {
     let mut term = Vec::new();
     put_header(name, value, &mut term);
     term
+}
+
+/// What the terms of all headers called `name` begin with, as far as they are exact.
+#[must_use]
+pub fn header_name_prefix(name: &[u8]) -> Vec<u8> {
+    let mut prefix = header_term(name, None);
+    // A term that is cut is exact in front; of one that is not, the last byte says null.
+    let exact = if prefix.len() == TERM_BYTES_MAX { TERM_PREFIX_BYTES } else { prefix.len() - 1 };
+    prefix.truncate(exact);
+    prefix
 }
 
 fn put_bounded(bytes: &[u8], out: &mut Vec<u8>) {
@@ -81,11 +102,12 @@ impl Fields {
         let mut builder = Schema::builder();
         let fast = NumericOptions::default().set_fast();
         let fields = Self {
-            offset: builder.add_i64_field("offset", fast.clone()),
-            timestamp: builder.add_i64_field("timestamp", fast),
-            key: builder.add_bytes_field("key", BytesOptions::default().set_indexed()),
-            header: builder.add_bytes_field("header", BytesOptions::default().set_indexed()),
-            producer: builder.add_i64_field("producer", NumericOptions::default().set_indexed()),
+            offset: builder.add_i64_field(OFFSET_FIELD, fast.clone()),
+            timestamp: builder.add_i64_field(TIMESTAMP_FIELD, fast),
+            key: builder.add_bytes_field(KEY_FIELD, BytesOptions::default().set_indexed()),
+            header: builder.add_bytes_field(HEADER_FIELD, BytesOptions::default().set_indexed()),
+            producer: builder
+                .add_i64_field(PRODUCER_FIELD, NumericOptions::default().set_indexed()),
         };
         (builder.build(), fields)
     }

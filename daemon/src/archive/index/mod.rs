@@ -34,7 +34,10 @@ use super::ArchiveIdentity;
 use super::error::ArchiveError;
 use crate::record::{CanonicalRecord, Entries};
 
-pub use document::{TERM_BYTES_MAX, TERM_PREFIX_BYTES, header_term, key_term};
+pub use document::{
+    HEADER_FIELD, KEY_FIELD, OFFSET_FIELD, PRODUCER_FIELD, TERM_BYTES_MAX, TERM_PREFIX_BYTES,
+    TIMESTAMP_FIELD, header_name_prefix, header_term, key_term,
+};
 
 /// A segment ends with the batch that takes its memory to this many bytes.
 const SEGMENT_BYTES: usize = 48 << 20;

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
-use crate::catalog::{Catalog, CatalogError, Snapshot};
+use super::{Catalog, CatalogError, Snapshot};
 use crate::clock::Clock;
-use crate::record::TopicPartition;
+use crate::record::{TopicName, TopicPartition};
 
 /// How long a manifest is taken for the newest: bounds how late a commit of
 /// another process is seen, and costs one small request per partition and time.
-pub(super) const FRESH_FOR: Duration = Duration::from_secs(2);
+pub const FRESH_FOR: Duration = Duration::from_secs(2);
 /// The same for a reader at the end of what is known, who waits for growth: many
 /// consumers that poll there must not become as many requests to the store.
 const FRESH_AT_END_FOR: Duration = Duration::from_millis(100);
@@ -31,19 +31,24 @@ struct Seen {
 
 /// Newest manifests, by partition.
 #[derive(Debug)]
-pub(super) struct Snapshots {
+pub struct Snapshots {
     catalog: Arc<Catalog>,
     clock: Arc<dyn Clock>,
     seen: Cache<Key, Seen>,
 }
 
 impl Snapshots {
-    pub(super) fn new(catalog: Arc<Catalog>, clock: Arc<dyn Clock>) -> Self {
+    /// Nothing seen yet of what `catalog` has.
+    #[must_use]
+    pub fn new(catalog: Arc<Catalog>, clock: Arc<dyn Clock>) -> Self {
         Self { catalog, clock, seen: Cache::new(PARTITIONS_KEPT) }
     }
 
     /// A manifest that was the newest at most [`FRESH_FOR`] ago.
-    pub(super) async fn get(
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn get(
         &self,
         tp: &TopicPartition,
         incarnation: Option<u32>,
@@ -52,7 +57,10 @@ impl Snapshots {
     }
 
     /// The same for a reader at the end of what is known.
-    pub(super) async fn grown(
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn grown(
         &self,
         tp: &TopicPartition,
         incarnation: Option<u32>,
@@ -77,7 +85,10 @@ impl Snapshots {
     }
 
     /// The newest manifest, asked for now.
-    pub(super) async fn refresh(
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn refresh(
         &self,
         tp: &TopicPartition,
         incarnation: Option<u32>,
@@ -97,8 +108,40 @@ impl Snapshots {
         Ok(newest)
     }
 
-    /// Every partition in every life of its topic, ascending.
-    pub(super) async fn partitions(&self) -> Result<Vec<(TopicPartition, u32)>, CatalogError> {
-        self.catalog.partitions().await
+    /// Manifest `number` of a partition: one small request where it is not the one
+    /// that is known. `None` where it was collected.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn at(
+        &self,
+        tp: &TopicPartition,
+        incarnation: u32,
+        number: u64,
+    ) -> Result<Option<Arc<Snapshot>>, CatalogError> {
+        let known = self.seen.get(&(tp.clone(), Some(incarnation)));
+        let known = known.or_else(|| self.seen.get(&(tp.clone(), None)));
+        match known {
+            Some(Seen { snapshot, .. })
+                if snapshot.incarnation() == incarnation && snapshot.number() == number =>
+            {
+                Ok(Some(snapshot))
+            }
+            _ => self.catalog.generation(tp, incarnation, number).await,
+        }
+    }
+
+    /// Every partition, or those of `topic`, in every life of its topic, ascending.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn partitions(
+        &self,
+        topic: Option<&TopicName>,
+    ) -> Result<Vec<(TopicPartition, u32)>, CatalogError> {
+        match topic {
+            Some(topic) => self.catalog.partitions_of(topic.clone()).await,
+            None => self.catalog.partitions().await,
+        }
     }
 }
