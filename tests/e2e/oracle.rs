@@ -1,10 +1,12 @@
 //! Random histories of a WAL against a log that answers by brute force: what is
 //! served, what is a gap, where every answer begins and ends, which transactions were
-//! aborted, and what a read_committed consumer sees of it all.
+//! aborted, what a read_committed consumer sees of it all, and what is found by time
+//! and by leader epoch.
 
 mod consumer;
 mod history;
 mod log;
+mod lookups;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -116,6 +118,7 @@ impl Bench {
             }
         }
         self.read_committed().await;
+        self.look_up().await;
         self.all_batches().await;
     }
 

@@ -57,7 +57,7 @@ pub(super) fn consume(
         let found = log.wal.iter().find(|written| written.wire == batch).unwrap();
         if attributes & CONTROL != 0 {
             // A marker's key: version, then type; 0 aborts.
-            let key = found.records[0].1.as_ref().unwrap();
+            let key = found.records[0].key.as_ref().unwrap();
             if key[2..4] == [0, 0] {
                 dropped.remove(&producer);
             }
@@ -66,7 +66,7 @@ pub(super) fn consume(
         if attributes & TRANSACTIONAL != 0 && dropped.contains(&producer) {
             continue;
         }
-        records.extend(found.records.iter().filter(|record| record.0 >= position).cloned());
+        records.extend(found.records.iter().filter(|record| record.offset >= position).cloned());
     }
     records
 }

@@ -11,7 +11,7 @@ use rand::{Rng, RngExt};
 use tierd_tests::batches::{Maker, Plan, PlannedRecord};
 use tierd_tests::chronik::WalWriter;
 
-use super::log::{Kind, Log, Written};
+use super::log::{Kind, Log, Told, Written};
 
 const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;
@@ -28,11 +28,14 @@ pub(super) struct Broker {
     sequence: i32,
     /// How many of ten batches have to do with transactions.
     transactional: u32,
+    /// Whether it writes in the order of offsets.
+    is_orderly: bool,
 }
 
 impl Broker {
     pub(super) fn new(random: &mut StdRng) -> Self {
-        Self { transactional: random.random_range(0..9), ..Self::default() }
+        let is_orderly = random.random_bool(0.3);
+        Self { transactional: random.random_range(0..9), is_orderly, ..Self::default() }
     }
 
     /// Writes one more segment.
@@ -43,7 +46,10 @@ impl Broker {
         for _ in 0..random.random_range(1..14) {
             let batch = match random.random_range(0..14) {
                 0 if !log.wal.is_empty() => log.wal.choose(random).unwrap().clone(),
-                _ => self.batch(base(log, end, random), random),
+                _ => {
+                    let base = if self.is_orderly { end } else { base(log, end, random) };
+                    self.batch(base, random)
+                }
             };
             segment.append(&batch.wire).unwrap();
             end = end.max(batch.last + 1);
@@ -67,7 +73,8 @@ impl Broker {
         let now = 1_700_000_000_000 + base * 10 + random.random_range(-40..40);
         let mut plan = Plan {
             base_offset: base,
-            leader_epoch: self.leader_epoch,
+            // Old brokers knew of none.
+            leader_epoch: if random.random_bool(0.1) { -1 } else { self.leader_epoch },
             attributes: random.random_range(0..=4),
             last_offset_delta: 0,
             base_timestamp: now,
@@ -104,11 +111,21 @@ impl Broker {
         } else {
             maker = fill(&mut plan, random);
         }
-        let records = plan.records.iter().map(|record| {
-            (base + i64::from(record.delta), record.key.clone(), record.value.clone())
+        let records = plan.records.iter().map(|record| Told {
+            offset: base + i64::from(record.delta),
+            time: record.timestamp,
+            key: record.key.clone(),
+            value: record.value.clone(),
         });
-        let last = base + i64::from(plan.last_offset_delta);
-        Written::new(base, last, plan.wire(maker), kind, records.collect())
+        Written {
+            base,
+            last: base + i64::from(plan.last_offset_delta),
+            wire: plan.wire(maker),
+            kind,
+            epoch: plan.leader_epoch,
+            records: records.collect(),
+            committed: false,
+        }
     }
 
     fn produced(&mut self, plan: &mut Plan, producer: i64) {

@@ -13,8 +13,14 @@ pub(super) enum Kind {
     Marker { producer: i64, aborts: bool },
 }
 
-/// A record as a consumer gets it: offset, key, value.
-pub(super) type Told = (i64, Option<Bytes>, Option<Bytes>);
+/// A record as a consumer gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) offset: i64,
+    pub(super) time: i64,
+    pub(super) key: Option<Bytes>,
+    pub(super) value: Option<Bytes>,
+}
 
 /// A batch of the WAL, in WAL order.
 #[derive(Clone, Debug)]
@@ -23,14 +29,10 @@ pub(super) struct Written {
     pub(super) last: i64,
     pub(super) wire: Bytes,
     pub(super) kind: Kind,
+    pub(super) epoch: i32,
     pub(super) records: Vec<Told>,
-    committed: bool,
-}
-
-impl Written {
-    pub(super) fn new(base: i64, last: i64, wire: Bytes, kind: Kind, records: Vec<Told>) -> Self {
-        Self { base, last, wire, kind, records, committed: false }
-    }
+    /// Whether a run has archived it.
+    pub(super) committed: bool,
 }
 
 /// What became of a batch's transaction.
@@ -237,10 +239,57 @@ impl Log {
             }
             let is_marker = matches!(batch.kind, Kind::Marker { .. });
             if !is_marker && self.fate(next) == Fate::Visible {
-                records.extend(batch.records.iter().filter(|record| record.0 >= next).cloned());
+                records
+                    .extend(batch.records.iter().filter(|record| record.offset >= next).cloned());
             }
             next = batch.last + 1;
         }
         records
+    }
+
+    /// The record at `offset` with its batch's leader epoch.
+    fn record(&self, offset: i64) -> Option<(i64, i64, i32)> {
+        let batch = &self.wal[*self.served.get(&offset)?];
+        let found = batch.records.iter().find(|record| record.offset == offset)?;
+        Some((offset, found.time, batch.epoch))
+    }
+
+    /// Offset, time and epoch of the first record from `from` on and below `bound` that
+    /// is as late as `wanted`.
+    pub(super) fn first_from(&self, from: i64, bound: i64, wanted: i64) -> Option<(i64, i64, i32)> {
+        (from..bound).filter_map(|offset| self.record(offset)).find(|(_, time, _)| *time >= wanted)
+    }
+
+    /// The same of the latest record; of several the first.
+    pub(super) fn greatest_time(&self, from: i64, bound: i64) -> Option<(i64, i64, i32)> {
+        let records = (from..bound).filter_map(|offset| self.record(offset));
+        records.min_by_key(|(offset, time, _)| (-time, *offset))
+    }
+
+    /// Known leader epochs, each with an offset that has it.
+    fn epochs(&self) -> impl Iterator<Item = (i32, i64)> {
+        let served = self.served.iter().map(|(offset, index)| (self.wal[*index].epoch, *offset));
+        served.filter(|(epoch, _)| *epoch >= 0)
+    }
+
+    pub(super) fn epochs_ascend(&self) -> bool {
+        self.epochs().is_sorted_by_key(|(epoch, _)| epoch)
+    }
+
+    pub(super) fn greatest_epoch(&self) -> i32 {
+        self.epochs().map(|(epoch, _)| epoch).max().unwrap_or(-1)
+    }
+
+    /// Where `epoch` ends, as Kafka tells it: the greatest epoch not above it, and the
+    /// first offset of the next one.
+    pub(super) fn epoch_end(&self, epoch: i32) -> (i32, i64) {
+        let known: BTreeSet<i32> = self.epochs().map(|(epoch, _)| epoch).collect();
+        let greatest = self.greatest_epoch();
+        if epoch < 0 || epoch > greatest {
+            return (-1, -1);
+        }
+        let floor = known.range(..=epoch).next_back().copied().unwrap_or(epoch);
+        let next = self.epochs().find(|(later, _)| *later > epoch);
+        (floor, next.map_or(self.through, |(_, offset)| offset))
     }
 }
