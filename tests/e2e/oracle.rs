@@ -20,12 +20,12 @@ use tierd::clock::SystemClock;
 use tierd::config::Config;
 use tierd::daemon::Rooms;
 use tierd::fetch::{
-    Aborted, Caller, EndReason, FetchEvent, FetchRequest, Isolation, Overlaps, PartitionRequest,
-    Status,
+    Aborted, AbortedTransaction, Caller, EndReason, FetchEvent, FetchRequest, Isolation, Overlaps,
+    PartitionRequest, Status,
 };
 use tierd::indexer::{Indexer, LiveIndexer};
 use tierd::read::ReadStats;
-use tierd::record::{TopicName, TopicPartition};
+use tierd::record::{OffsetRange, TopicName, TopicPartition};
 use tierd::store::Store;
 use tierd::wal::{WalDir, WalFormat};
 
@@ -119,6 +119,7 @@ impl Bench {
         }
         self.read_committed().await;
         self.look_up().await;
+        self.list_aborted().await;
         self.all_batches().await;
     }
 
@@ -156,43 +157,48 @@ impl Bench {
         got
     }
 
-    /// Every aborted transaction with batches in the answer must be listed, and
-    /// nothing that is not one.
+    /// Compares the list that came with an answer.
     fn check_aborted(&self, answer: &Answer, list: &Aborted) {
-        let log = &self.log;
-        let mut expected = BTreeSet::new();
-        for &(_, first, _) in &answer.batches {
-            if let Fate::Aborted { producer, marker } = log.fate(first) {
-                let listed = list.transactions.iter().find(|one| {
-                    (one.producer_id, one.last_offset) == (producer, marker)
-                        && one.first_offset <= first
-                });
-                assert!(listed.is_some(), "{producer} from {first} to {marker}: {list:?}");
-                expected.insert((producer, marker));
-            }
-        }
-        let Some((&(_, base, _), &(_, _, last))) =
-            answer.batches.first().zip(answer.batches.last())
-        else {
+        let batches = &answer.batches;
+        let Some((&(_, base, _), &(_, _, last))) = batches.first().zip(batches.last()) else {
             assert_eq!((list.transactions.len(), list.complete), (0, true), "{list:?}");
             return;
         };
+        let range = OffsetRange::new(base, last).unwrap();
+        self.check_list(list, range, batches.iter().map(|(_, first, _)| *first));
+    }
+
+    /// Every aborted transaction that has one of `offsets`, all in `range`, must be
+    /// listed, and nothing that is not one.
+    fn check_list(&self, list: &Aborted, range: OffsetRange, offsets: impl Iterator<Item = i64>) {
+        let log = &self.log;
+        for offset in offsets {
+            if let Fate::Aborted { producer, marker } = log.fate(offset) {
+                let is_it = |one: &&AbortedTransaction| {
+                    (one.producer_id, one.last_offset) == (producer, marker)
+                        && one.first_offset <= offset
+                };
+                let listed = list.transactions.iter().find(is_it);
+                assert!(listed.is_some(), "{producer} at {offset} to {marker}: {list:?}");
+            }
+        }
         for one in &list.transactions {
             let first = log.first_of(one.producer_id, one.last_offset);
             assert!(first.is_some_and(|first| first <= one.first_offset), "{one:?}, {first:?}");
-            assert!(one.first_offset <= last && one.last_offset >= base, "{one:?} {answer:?}");
-            let Fate::Aborted { marker, .. } = log.fate(one.first_offset) else {
-                panic!("{one:?} was not aborted");
-            };
-            assert_eq!(marker, one.last_offset);
+            let touches = one.first_offset <= range.last() && one.last_offset >= range.base();
+            assert!(touches, "{one:?} {range}");
+            let (producer, marker) = (one.producer_id, one.last_offset);
+            assert_eq!(log.fate(one.first_offset), Fate::Aborted { producer, marker });
             assert!(one.last_offset < list.searched_to, "{list:?}");
         }
         assert!(list.transactions.is_sorted_by_key(|one| one.last_offset), "{list:?}");
-        assert_eq!(list.complete, (0..=last).all(|at| log.fate(at) != Fate::Open), "{list:?}");
-        if !list.complete {
+        let is_settled = (0..=range.last()).all(|at| log.fate(at) != Fate::Open);
+        assert_eq!(list.complete, is_settled && range.last() < log.through, "{list:?}");
+        if !is_settled {
             assert_eq!(list.searched_to, log.through);
         }
-        assert!((last + 1..=log.through).contains(&list.searched_to), "{list:?}");
+        let least = range.end().min(log.through);
+        assert!((least..=log.through).contains(&list.searched_to), "{list:?} {range}");
     }
 
     /// Reads as a consumer does, with answers of random size, over the gaps.

@@ -1,8 +1,9 @@
-//! Looking up offsets by time and by leader epoch, compared with a log that looks at
-//! every record.
+//! What a broker asks beside fetches: offsets by time and by leader epoch, and aborted
+//! transactions by themselves; compared with a log that looks at every record.
 
 use rand::RngExt;
 use tierd::fetch::{EpochEnd, Isolation, OffsetQuery};
+use tierd::record::OffsetRange;
 
 use super::Bench;
 
@@ -13,6 +14,8 @@ const LATEST_TIERED: i64 = -5;
 const EARLIEST_PENDING_UPLOAD: i64 = -6;
 /// Times asked for, of each isolation.
 const TIMES: usize = 12;
+/// Ranges whose aborted transactions are asked for.
+const RANGES: usize = 10;
 
 impl Bench {
     /// Compares what ListOffsets and OffsetForLeaderEpoch find.
@@ -68,6 +71,18 @@ impl Bench {
         }
     }
 
+    /// Asks for the aborted transactions of ranges, which may begin or end anywhere.
+    pub(super) async fn list_aborted(&mut self) {
+        let through = self.log.through;
+        for _ in 0..RANGES {
+            let base = self.random.random_range(0..through);
+            let last = self.random.random_range(base..through + 3);
+            let range = OffsetRange::new(base, last).unwrap();
+            let found = self.rooms.fetcher.aborted(&self.tp, None, range).await;
+            self.check_list(&found.result.unwrap(), range, base..=last);
+        }
+    }
+
     async fn time(&self, query: OffsetQuery) {
         let log = &self.log;
         let mut bound = query.upper_bound.unwrap_or(log.through).min(log.through);
@@ -86,7 +101,7 @@ impl Bench {
     }
 
     async fn epoch(&self, epoch: i32) {
-        let found = self.rooms.fetcher.epoch_end(&self.tp, None, epoch).await.result.unwrap();
+        let found = self.rooms.fetcher.epoch_end(&self.tp, None, None, epoch).await.result.unwrap();
         let (leader_epoch, end_offset) = self.log.epoch_end(epoch);
         assert_eq!(found, EpochEnd { leader_epoch, end_offset }, "epoch {epoch}");
     }
