@@ -176,6 +176,8 @@ fn write(wal: &Path, overlaps: bool, random: &mut StdRng) -> Vec<Made> {
     let (mut end, mut epoch) = (0, if random.random_bool(0.3) { -1 } else { 0 });
     for id in 0..3 {
         let mut segment = WalWriter::create(wal, "t", 0, id).unwrap();
+        // A broker that knows of no epochs may follow on one that does.
+        let is_unaware = random.random_bool(0.3);
         for _ in 0..random.random_range(1..20) {
             if random.random_bool(0.15) {
                 epoch += random.random_range(1..3);
@@ -185,7 +187,7 @@ fn write(wal: &Path, overlaps: bool, random: &mut StdRng) -> Vec<Made> {
                 1 | 2 if overlaps => (end - random.random_range(0..9)).max(0),
                 _ => end,
             };
-            let made = make(base, epoch, random);
+            let made = make(base, if is_unaware { -1 } else { epoch }, random);
             segment.append(&made.wire).unwrap();
             end = end.max(made.last + 1);
             written.push(made);

@@ -13,8 +13,8 @@ use crate::catalog::{ArchiveEntry, Snapshot};
 use crate::read::ReadStats;
 use crate::record::TopicPartition;
 
-/// Archives of unknown epochs that are looked behind for a known one: a log whose
-/// batches carry none would else be walked to its start for each question.
+/// Archives of unknown epochs that are looked behind, or in front of, for a known one:
+/// a log whose batches carry none would else be walked whole for each question.
 const UNKNOWN_ARCHIVES_MAX: usize = 64;
 
 /// A leader epoch and the first offset that does not belong to it.
@@ -86,7 +86,7 @@ pub(super) async fn first_above(
     let mut first: Option<ArchiveEntry> = None;
     while low < high {
         let middle = low + (high - low) / 2;
-        match snapshot.next_archive(middle, i64::MIN).await? {
+        match next_known(snapshot, middle, high).await? {
             Some(entry) if entry.summary.leader_epochs.1 <= epoch => {
                 low = entry.summary.range.end();
             }
@@ -104,6 +104,24 @@ pub(super) async fn first_above(
             return Ok(Some((*found, (*at).max(start))));
         }
         first = snapshot.next_archive(entry.summary.range.end(), i64::MIN).await?;
+    }
+    Ok(None)
+}
+
+/// The first archive that tiles `from` or offsets behind it, begins below `high` and
+/// knows a leader epoch. One that knows none says nothing of where others begin.
+async fn next_known(
+    snapshot: &Snapshot,
+    from: i64,
+    high: i64,
+) -> Result<Option<ArchiveEntry>, FetchError> {
+    let mut next = from;
+    for _ in 0..UNKNOWN_ARCHIVES_MAX {
+        let found = snapshot.next_archive(next, i64::MIN).await?;
+        match found.filter(|entry| entry.summary.range.base() < high) {
+            Some(entry) if entry.summary.leader_epochs.1 < 0 => next = entry.summary.range.end(),
+            found => return Ok(found),
+        }
     }
     Ok(None)
 }
