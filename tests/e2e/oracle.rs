@@ -32,7 +32,8 @@ use tierd::wal::{WalDir, WalFormat};
 use self::history::Broker;
 use self::log::{Answer, Fate, Limits, Log};
 
-/// Histories tried; each archives a WAL in up to four runs.
+/// Histories tried; each archives a WAL in up to four runs, some of them with the topic
+/// deleted and made anew.
 const HISTORIES: u64 = 60;
 /// Bytes after which an archive is full: small, so that answers cross archives.
 const ARCHIVE_BYTES: u64 = 2_000;
@@ -80,10 +81,10 @@ async fn fetch(rooms: &Rooms, request: PartitionRequest) -> Got {
     panic!("no trailer came");
 }
 
-fn request(tp: &TopicPartition, offset: i64) -> PartitionRequest {
+fn request(bench: &Bench, offset: i64) -> PartitionRequest {
     PartitionRequest {
-        tp: tp.clone(),
-        incarnation: None,
+        tp: bench.tp.clone(),
+        incarnation: bench.incarnation,
         offset,
         max_bytes: u64::MAX,
         min_one_batch: true,
@@ -98,6 +99,8 @@ fn request(tp: &TopicPartition, offset: i64) -> PartitionRequest {
 struct Bench {
     rooms: Rooms,
     tp: TopicPartition,
+    /// Which life of the topic is asked for: the newest, or an older one.
+    incarnation: Option<u32>,
     log: Log,
     random: StdRng,
 }
@@ -107,7 +110,7 @@ impl Bench {
     async fn compare(&mut self) {
         for offset in 0..self.log.through {
             for isolation in [Isolation::ReadUncommitted, Isolation::ReadCommitted] {
-                let asked = PartitionRequest { isolation, ..request(&self.tp, offset) };
+                let asked = PartitionRequest { isolation, ..request(self, offset) };
                 self.check(asked.clone()).await;
                 let max_bytes = self.random.random_range(0..ARCHIVE_BYTES * 2);
                 let min_one_batch = self.random.random_bool(0.5);
@@ -212,7 +215,7 @@ impl Bench {
             if next >= self.log.through {
                 break;
             }
-            let asked = PartitionRequest { max_bytes, isolation, ..request(&self.tp, next) };
+            let asked = PartitionRequest { max_bytes, isolation, ..request(self, next) };
             let got = fetch(&self.rooms, asked).await;
             let aborted = got.aborted.unwrap();
             assert!(aborted.complete, "below the last stable offset nothing is open");
@@ -230,7 +233,7 @@ impl Bench {
     /// Every batch that was ever written comes back, by base offset.
     async fn all_batches(&self) {
         let log = &self.log;
-        let all = PartitionRequest { overlaps: Overlaps::All, ..request(&self.tp, 0) };
+        let all = PartitionRequest { overlaps: Overlaps::All, ..request(self, 0) };
         let mut found: Vec<Bytes> = Vec::new();
         let mut offset = 0;
         while offset <= log.through {
@@ -279,26 +282,46 @@ async fn history(seed: u64) {
     let tp = TopicPartition::new(TopicName::new("t").unwrap(), 0).unwrap();
     let mut broker = Broker::new(&mut random);
     let rooms = Rooms::over(store.clone(), &config).unwrap();
-    let mut bench = Bench { rooms, tp, log: Log::default(), random };
-    for _ in 0..bench.random.random_range(1..5) {
+    let mut bench = Bench { rooms, tp, incarnation: None, log: Log::default(), random };
+    let mut earlier = Vec::new();
+    let (mut archived, mut releasable) = (0, 0);
+    for run in 0..bench.random.random_range(1..5) {
+        if run > 0 && bench.random.random_bool(0.15) {
+            broker.make_anew(&wal);
+            earlier.push(std::mem::take(&mut bench.log));
+            (archived, releasable) = (0, 0);
+        }
         for _ in 0..bench.random.random_range(1..3) {
             broker.write_segment(&mut bench.log, &wal, &mut bench.random);
         }
-        let before = bench.log.through;
         let report = indexer(&bench.rooms, folder.path()).run_once(|_| {}).await.unwrap();
         assert!(!report.failed(), "{:?}", report.partitions[0].error);
         bench.log.archive();
-        // Closed, whole and archived: all of it may be deleted.
-        let partition = &report.partitions[0];
-        assert_eq!(partition.releasable_through, bench.log.through);
-        assert_eq!(partition.releasable.len(), partition.segments);
+
+        let told = &report.partitions[0];
+        assert_eq!(told.incarnation as usize, earlier.len());
+        assert_eq!(told.archived_through, bench.log.through);
+        assert!(told.archived_through >= archived, "archived_through moved back");
+        // All that the WAL holds is archived.
+        assert!(told.releasable_through <= told.archived_through);
+        assert!(told.releasable_through >= releasable, "releasable_through moved back");
+        assert!(told.releasable_through >= bench.log.end(), "{told:?}");
+        (archived, releasable) = (told.archived_through, told.releasable_through);
+        broker.delete(&wal, &told.releasable, &mut bench.random);
+
         // A process that knows nothing: caches of an older state would be in the way.
         bench.rooms = Rooms::over(store.clone(), &config).unwrap();
         let snapshot = bench.rooms.fetcher.snapshot(&bench.tp, None).await.unwrap().unwrap();
-        assert_eq!(snapshot.archived_through(), bench.log.through);
+        assert_eq!(snapshot.archived_through(), archived);
+        let ledger = bench.rooms.catalog.ledger(&bench.tp).await.unwrap().unwrap();
+        assert_eq!(ledger.releasable_through(), releasable);
         let open = snapshot.open_transactions();
         assert_eq!(snapshot.last_stable_offset(), bench.log.last_stable_offset(), "{open:?}");
-        assert!(snapshot.archived_through() >= before, "it moved back");
+        bench.compare().await;
+    }
+    for (life, log) in earlier.into_iter().enumerate() {
+        bench.incarnation = Some(life as u32);
+        bench.log = log;
         bench.compare().await;
     }
 }

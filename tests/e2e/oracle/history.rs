@@ -30,12 +30,30 @@ pub(super) struct Broker {
     transactional: u32,
     /// Whether it writes in the order of offsets.
     is_orderly: bool,
+    /// Whether the topic is not the first of its name.
+    is_anew: bool,
 }
 
 impl Broker {
     pub(super) fn new(random: &mut StdRng) -> Self {
         let is_orderly = random.random_bool(0.3);
         Self { transactional: random.random_range(0..9), is_orderly, ..Self::default() }
+    }
+
+    /// Deletes the topic and makes one of the same name.
+    pub(super) fn make_anew(&mut self, wal: &Path) {
+        std::fs::remove_dir_all(wal.join("t")).unwrap();
+        (self.segments, self.leader_epoch, self.is_anew) = (0, 0, true);
+    }
+
+    /// Deletes some of the segments that may be deleted, oldest first.
+    pub(super) fn delete(&mut self, wal: &Path, releasable: &[u64], random: &mut StdRng) {
+        if random.random_bool(0.7) || releasable.is_empty() {
+            return;
+        }
+        for id in &releasable[..random.random_range(0..releasable.len())] {
+            std::fs::remove_file(wal.join(format!("t/0/wal_0_{id}.log"))).unwrap();
+        }
     }
 
     /// Writes one more segment.
@@ -47,7 +65,9 @@ impl Broker {
             let batch = match random.random_range(0..14) {
                 0 if !log.wal.is_empty() => log.wal.choose(random).unwrap().clone(),
                 _ => {
-                    let base = if self.is_orderly { end } else { base(log, end, random) };
+                    // A topic made anew begins where the old one has other bytes.
+                    let at_end = self.is_orderly || (self.is_anew && log.wal.is_empty());
+                    let base = if at_end { end } else { base(log, end, random) };
                     self.batch(base, random)
                 }
             };

@@ -32,7 +32,7 @@ impl Bench {
                 let bound = random.random_range(0..=self.log.through + 3);
                 let upper_bound = random.random_bool(0.5).then_some(bound);
                 for timestamp in [timestamp, MAX_TIMESTAMP] {
-                    let incarnation = None;
+                    let incarnation = self.incarnation;
                     self.time(OffsetQuery {
                         tp: self.tp.clone(),
                         incarnation,
@@ -40,6 +40,7 @@ impl Bench {
                         starting_offset,
                         upper_bound,
                         isolation,
+                        leader_epoch: None,
                     })
                     .await;
                 }
@@ -52,11 +53,12 @@ impl Bench {
         ] {
             let query = OffsetQuery {
                 tp: self.tp.clone(),
-                incarnation: None,
+                incarnation: self.incarnation,
                 timestamp,
                 starting_offset: None,
                 upper_bound: None,
                 isolation: Isolation::ReadUncommitted,
+                leader_epoch: None,
             };
             let found = self.rooms.fetcher.offsets(&[query]).await.pop().unwrap();
             let found = found.result.unwrap().unwrap();
@@ -78,7 +80,7 @@ impl Bench {
             let base = self.random.random_range(0..through);
             let last = self.random.random_range(base..through + 3);
             let range = OffsetRange::new(base, last).unwrap();
-            let found = self.rooms.fetcher.aborted(&self.tp, None, range).await;
+            let found = self.rooms.fetcher.aborted(&self.tp, self.incarnation, range).await;
             self.check_list(&found.result.unwrap(), range, base..=last);
         }
     }
@@ -101,7 +103,13 @@ impl Bench {
     }
 
     async fn epoch(&self, epoch: i32) {
-        let found = self.rooms.fetcher.epoch_end(&self.tp, None, None, epoch).await.result.unwrap();
+        let found = self
+            .rooms
+            .fetcher
+            .epoch_end(&self.tp, self.incarnation, None, epoch)
+            .await
+            .result
+            .unwrap();
         let (leader_epoch, end_offset) = self.log.epoch_end(epoch);
         assert_eq!(found, EpochEnd { leader_epoch, end_offset }, "epoch {epoch}");
     }
