@@ -13,7 +13,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{ClusterName, WriterId};
-use crate::indexer::{GAP_TIMEOUT_DEFAULT, LiveOptions};
+use crate::indexer::{GAP_TIMEOUT_DEFAULT, LiveOptions, STANDBY_WAIT};
 use crate::listen::{ListenAddress, Reach};
 use crate::wal::BrokerStart;
 use crate::wal::classify::{ARCHIVE_IDLE_DEFAULT, ROTATED_BYTES_MIN, Rules, SETTLE_DEFAULT};
@@ -172,7 +172,7 @@ impl Config {
         };
         let gap_timeout =
             duration("gap-timeout", self.gap_timeout.as_deref(), GAP_TIMEOUT_DEFAULT)?;
-        Ok(LiveOptions { broker, rules, gap_timeout })
+        Ok(LiveOptions { broker, rules, gap_timeout, standby_wait: STANDBY_WAIT })
     }
 
     /// Scratch and caches: the folder given, else one of our own that is keyed by

@@ -1,6 +1,7 @@
 //! One step of a live indexer after the other, on a real directory, with a clock
 //! that the test moves: when what is archived, and what is waited for.
 
+mod standby;
 mod told;
 
 use std::fs::{self, File, OpenOptions};
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use tierd::archive::ArchiveOptions;
 use tierd::catalog::{Catalog, ClusterName, Snapshot, WriterId};
 use tierd::clock::{Clock, ManualClock};
-use tierd::indexer::{Indexer, LiveIndexer, LiveOptions, Progress};
+use tierd::indexer::{Indexer, LiveIndexer, LiveOptions, Progress, STANDBY_WAIT};
 use tierd::metrics::Metrics;
 use tierd::read::{ArchiveReader, ReadOptions};
 use tierd::record::{Codec, OffsetRange, TopicName, TopicPartition};
@@ -68,7 +69,12 @@ fn live(
         metrics.clone(),
     );
     let rules = Rules { rotated_bytes_min: ROTATED_BYTES_MIN, ..Rules::default() };
-    let options = LiveOptions { broker: BrokerStart::At(STARTED), rules, gap_timeout: GAP_TIMEOUT };
+    let options = LiveOptions {
+        broker: BrokerStart::At(STARTED),
+        rules,
+        gap_timeout: GAP_TIMEOUT,
+        standby_wait: STANDBY_WAIT,
+    };
     let wal = WalDir::open(&folder.path().join("wal"), WalFormat::Chronik).unwrap();
     Arc::new(LiveIndexer::new(indexer, wal, options, time, Arc::new(|| 1.0)))
 }
@@ -79,12 +85,15 @@ impl Bench {
     }
 
     fn on(store: Store) -> Self {
+        Self::over(store, ManualClock::at(STARTED + 1_000_000), "me")
+    }
+
+    fn over(store: Store, clock: Arc<ManualClock>, writer: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("wal")).unwrap();
-        let clock = ManualClock::at(STARTED + 1_000_000);
         let time: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
         let metrics = Metrics::new(time).unwrap();
-        let live = live(&folder, &clock, &store, &metrics, "me");
+        let live = live(&folder, &clock, &store, &metrics, writer);
         Self { folder, clock, store, metrics, live }
     }
 
@@ -280,6 +289,8 @@ async fn a_hole_is_the_last_committers_to_declare_until_he_is_silent() {
     assert_eq!(theirs.step(&tp()).await.1, Progress::Done);
 
     bench.segment(0, -9, &[&batch(0), &batch(20)]);
+    assert_eq!(bench.round().await, Some(Progress::Standby));
+    bench.clock.advance(STANDBY_WAIT);
     assert_eq!(bench.round().await, waits_for(10, 19));
     bench.segment(1, -8, &[&batch(30)]);
     assert_eq!(bench.round().await, waits_for(10, 19), "ours to declare, were it not theirs");

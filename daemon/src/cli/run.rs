@@ -1,6 +1,7 @@
 //! `tierd run`: archives what the broker's WAL holds.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -164,11 +165,13 @@ pub(super) async fn archive_once(
     wal: WalDir,
     options: LiveOptions,
 ) -> anyhow::Result<RunReport> {
+    // Nobody stays to wait for another writer.
+    let options = LiveOptions { standby_wait: Duration::ZERO, ..options };
     let settle = options.rules.settle;
     let (indexer, _data) = rooms.indexer(config, wal, options)?;
     // Hidden by itself where stderr is no terminal.
     let bar = indicatif::ProgressBar::new_spinner().with_message("archiving");
-    bar.enable_steady_tick(std::time::Duration::from_millis(120));
+    bar.enable_steady_tick(Duration::from_millis(120));
     // Only watching shows that a segment beside a broker is unchanged.
     indexer.look_aside().await?;
     if indexer.would_settle() {

@@ -29,6 +29,7 @@ pub mod release;
 mod report;
 mod scan;
 mod scratch;
+mod standby;
 mod transactions;
 
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ use self::scratch::Scratch;
 pub use holes::GAP_TIMEOUT_DEFAULT;
 pub use live::{LiveIndexer, LiveOptions, Look, Progress, RESCAN, Watched};
 pub use report::{Finding, PartitionReport, RunReport};
+pub use standby::STANDBY_WAIT;
 
 /// Partitions archived at once. One needs about 120 MiB and one core while it
 /// packs; more would only share the same cores.

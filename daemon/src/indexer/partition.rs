@@ -47,11 +47,22 @@ pub(super) struct Done {
     pub(super) hole: Option<OffsetRange>,
     /// Whether something waits until the broker has committed it.
     pub(super) held_back: bool,
+    /// Whether there is more, which another writer is given the time to commit.
+    pub(super) stands_by: bool,
 }
 
-/// Says how many of the holes, ascending, may be declared from the first on. Given
-/// the newest manifest too.
-pub(super) type Declarable<'a> = &'a mut (dyn FnMut(&[Gap], Option<&Snapshot>) -> usize + Send);
+/// What there is to archive.
+pub(super) struct Pending<'a> {
+    /// Holes in it, ascending.
+    pub(super) gaps: &'a [Gap],
+    /// The first batch; `None` when there is nothing to archive.
+    pub(super) oldest: Option<&'a Frame>,
+    pub(super) newest: Option<&'a Snapshot>,
+}
+
+/// Says how many of the holes may be declared from the first on; `None` when another
+/// writer has the first turn.
+pub(super) type Declarable<'a> = &'a mut (dyn FnMut(&Pending<'_>) -> Option<usize> + Send);
 
 /// Archives what is ready and not committed yet, up to the first hole that must not
 /// be declared.
@@ -77,7 +88,14 @@ pub(super) async fn archive(
         let held = hold_back(&mut frames, stable_end);
         let held_back = !held.is_empty();
         let mut plan = plan(&mut frames, &archived, &suspect);
-        let declared = declarable(&plan.gaps, snapshot.as_deref());
+        let pending = Pending {
+            gaps: &plan.gaps,
+            oldest: frames.first().filter(|_| !plan.is_empty()),
+            newest: snapshot.as_deref(),
+        };
+        let Some(declared) = declarable(&pending) else {
+            return Ok(Done { snapshot, hole: None, held_back, stands_by: true });
+        };
         let hole = plan.gaps.get(declared).map(|gap| gap.range);
         plan.cut(declared);
         let site = Site {
@@ -92,7 +110,8 @@ pub(super) async fn archive(
         };
         let mut carrier = Carrier { indexer, site, snapshot, told, topic_id, report };
         if let Outcome::Done = carrier.carry_out(plan).await? {
-            return Ok(Done { snapshot: carrier.snapshot, hole, held_back });
+            let snapshot = carrier.snapshot;
+            return Ok(Done { snapshot, hole, held_back, stands_by: false });
         }
     }
     Err(IndexError::Outrun)

@@ -105,6 +105,14 @@ pub struct Plan {
     pub latecomers: Vec<u32>,
 }
 
+impl Plan {
+    /// Whether there is nothing to archive.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty() && self.latecomers.is_empty()
+    }
+}
+
 /// Plans what to archive of `frames`.
 ///
 /// `frames` are sorted here, by base offset and then WAL order; the indices in

@@ -24,11 +24,13 @@ use tokio::sync::Semaphore;
 use self::backlog::Standstill;
 use super::holes::{Holes, Present, Scene, SegmentKey};
 use super::lives::{Life, Lives, Local};
-use super::partition::{Done, Ready, archive, blocking};
+use super::partition::{Done, Pending, Ready, archive, blocking};
+use super::plan::Frame;
 use super::report::{Finding, PartitionReport};
 use super::scan::{Memory, Scanned, Source};
+use super::standby::Standby;
 use super::{IndexError, Indexer, PARTITIONS_AT_ONCE};
-use crate::catalog::{Gap, Ledger, Snapshot};
+use crate::catalog::{Ledger, Snapshot};
 use crate::clock::Clock;
 use crate::error::Classify;
 use crate::metrics::{Metrics, Stage, Stall};
@@ -57,6 +59,8 @@ pub struct LiveOptions {
     pub rules: Rules,
     /// How long a hole is waited for at most.
     pub gap_timeout: Duration,
+    /// How long another writer who committed last is given for what is to archive.
+    pub standby_wait: Duration,
 }
 
 /// Archives what the broker's WAL holds, while the broker writes or after it.
@@ -96,6 +100,8 @@ pub enum Progress {
     Done,
     /// These offsets are missing and may still come; what lies behind them waits.
     Waiting(OffsetRange),
+    /// There is more, and another writer who committed last has the first turn.
+    Standby,
     /// There is more than one step takes.
     More,
     /// The broker changed files meanwhile: look again.
@@ -108,7 +114,8 @@ pub enum Progress {
 
 impl Progress {
     /// Every word of [`Self::as_str`].
-    pub const WORDS: [&str; 6] = ["done", "waiting", "more", "changed", "failed", "idle"];
+    pub const WORDS: [&str; 7] =
+        ["done", "waiting", "standby", "more", "changed", "failed", "idle"];
 
     /// One word, as metrics use it.
     #[must_use]
@@ -116,6 +123,7 @@ impl Progress {
         match self {
             Self::Done => "done",
             Self::Waiting(_) => "waiting",
+            Self::Standby => "standby",
             Self::More => "more",
             Self::Changed => "changed",
             Self::Failed(_) => "failed",
@@ -150,22 +158,24 @@ struct Work {
     other: Option<(u64, Duration)>,
     /// The committed end that something waits for to move.
     held_at: Option<i64>,
+    standby: Standby,
     /// How the last step left it.
     standstill: Standstill,
 }
 
 impl Work {
-    fn new(gap_timeout: Duration, incarnation: u32) -> Self {
+    fn new(options: &LiveOptions, incarnation: u32) -> Self {
         Self {
             incarnation,
             memory: Memory::default(),
-            holes: Holes::new(gap_timeout),
+            holes: Holes::new(options.gap_timeout),
             backoff: Backoff::default(),
             settled_on: None,
             wake_at: None,
             not_before: Duration::ZERO,
             other: None,
             held_at: None,
+            standby: Standby::new(options.standby_wait),
             standstill: Standstill::default(),
         }
     }
@@ -311,7 +321,7 @@ impl LiveIndexer {
         for dir in listing.partitions {
             let partition = partitions.entry(dir.tp.clone()).or_insert_with(|| Partition {
                 seen: Observations::default(),
-                work: Some(Work::new(self.options.gap_timeout, 0)),
+                work: Some(Work::new(&self.options, 0)),
             });
             for change in partition.seen.observe(&dir.segments, &*self.clock) {
                 tracing::warn!(partition = %dir.tp, "{change}");
@@ -437,7 +447,7 @@ impl LiveIndexer {
         report.releasable_through = life.ledger.releasable_through();
         report.findings.append(&mut life.findings);
         if work.incarnation != life.incarnation() {
-            *work = Work::new(self.options.gap_timeout, life.incarnation());
+            *work = Work::new(&self.options, life.incarnation());
         }
         (work.settled_on, work.wake_at, work.held_at) = (None, None, None);
         let mut memory = std::mem::take(&mut work.memory);
@@ -474,21 +484,27 @@ impl LiveIndexer {
             stable_end,
             topic_id: self.reports.of(tp).and_then(|report| report.topic_id),
         };
-        let Done { snapshot, hole, held_back } = {
+        let Done { snapshot, hole, held_back, stands_by } = {
             let (stopped, writer) = (broker == Broker::Stopped, self.indexer.catalog.writer());
-            let mut declarable = |gaps: &[Gap], newest: Option<&Snapshot>| {
+            let mut declarable = |&Pending { gaps, oldest, newest }: &Pending<'_>| {
                 work.standstill.through = Some(newest.map_or(0, Snapshot::archived_through));
                 if let Some(partition) = self.partitions().get(tp) {
                     self.tell(tp, partition, Some(work), broker);
                 }
                 if stopped {
-                    return gaps.len();
+                    return Some(gaps.len());
                 }
                 scene.other_silent_since = work.other_silent_since(newest, writer, scene.now);
+                let others = scene.other_silent_since.is_some();
+                let turn = work.standby.turn(others, oldest.map(Frame::identity), scene.now);
+                if turn > scene.now {
+                    work.wake_at = Some(turn);
+                    return None;
+                }
                 work.holes.sight(gaps, &scene);
                 let declarable = work.holes.declarable(&scene);
                 work.wake_at = work.holes.wake_at(&scene);
-                declarable
+                Some(declarable)
             };
             archive(&self.indexer, ready, &mut declarable, report).await?
         };
@@ -503,7 +519,11 @@ impl LiveIndexer {
             return Ok(Progress::More);
         }
         work.settled_on = signature;
-        Ok(hole.map_or(Progress::Done, Progress::Waiting))
+        Ok(match hole {
+            _ if stands_by => Progress::Standby,
+            Some(hole) => Progress::Waiting(hole),
+            None => Progress::Done,
+        })
     }
 
     /// Remembers `ledger` here and in the store.
@@ -577,8 +597,11 @@ impl LiveIndexer {
         let progress = match outcome {
             Ok(progress) => {
                 work.backoff.succeeded();
-                let hole = matches!(progress, Progress::Waiting(_));
-                work.standstill.stalled(hole.then_some(Stall::Hole));
+                work.standstill.stalled(match progress {
+                    Progress::Waiting(_) => Some(Stall::Hole),
+                    Progress::Standby => Some(Stall::Standby),
+                    _ => None,
+                });
                 progress
             }
             Err(error) if error.is_change() => {

@@ -196,6 +196,9 @@ fn tell(report: &PartitionReport, progress: Progress) {
         (Progress::Waiting(hole), _) => {
             tracing::info!(%partition, %hole, "offsets are missing, what lies behind them waits");
         }
+        (Progress::Standby, _) => {
+            tracing::info!(%partition, "another writer committed last and has the first turn");
+        }
         _ => {}
     }
 }

@@ -1,0 +1,108 @@
+//! Two daemons, each with its own copy of a partition: who archives, and when the
+//! other one does.
+
+use tierd::store::Op;
+
+use super::*;
+
+/// A leader that committed the first segment, and a standby with the same one.
+async fn pair() -> (Bench, Bench) {
+    let leader = Bench::new();
+    let clock = Arc::<ManualClock>::clone(&leader.clock);
+    let standby = Bench::over(leader.store.clone(), clock, "standby");
+    for bench in [&leader, &standby] {
+        bench.segment(0, -10, &[&batch(0), &batch(10)]);
+    }
+    assert_eq!(leader.round().await, Some(Progress::Done));
+    assert_eq!(standby.round().await, Some(Progress::Done), "it is all there");
+    (leader, standby)
+}
+
+/// Objects written so far, by both.
+fn written(bench: &Bench) -> u64 {
+    let requests = bench.store.requests();
+    [Op::Put, Op::PutPart, Op::Create].map(|op| requests.of(op).requests).iter().sum()
+}
+
+#[tokio::test]
+async fn a_standby_acts_when_a_backlog_stays_for_a_minute() {
+    let (_leader, standby) = pair().await;
+    standby.segment(1, -9, &[&batch(20)]);
+    let before = written(&standby);
+    assert_eq!(standby.round().await, Some(Progress::Standby));
+    standby.clock.advance(STANDBY_WAIT - Duration::from_secs(1));
+    assert_eq!(standby.round().await, None, "nothing is due meanwhile");
+    assert_eq!(written(&standby), before, "nothing is built for nothing");
+    standby.clock.advance(Duration::from_secs(1));
+    assert_eq!(standby.round().await, Some(Progress::Done));
+    assert_eq!(standby.through().await, 30);
+
+    // Now it is the one who committed last, and does not wait.
+    standby.segment(2, -8, &[&batch(30)]);
+    assert_eq!(standby.round().await, Some(Progress::Done));
+    assert_eq!(standby.through().await, 40);
+}
+
+#[tokio::test]
+async fn a_standby_builds_nothing_that_the_other_one_commits_in_time() {
+    let (leader, standby) = pair().await;
+    for (id, base) in [(1, 20), (2, 30), (3, 40)] {
+        for bench in [&standby, &leader] {
+            bench.segment(id, -9, &[&batch(base)]);
+        }
+        assert_eq!(standby.round().await, Some(Progress::Standby));
+        leader.clock.advance(STANDBY_WAIT / 2);
+        assert_eq!(leader.round().await, Some(Progress::Done));
+        let before = written(&standby);
+        leader.clock.advance(STANDBY_WAIT / 2);
+        assert_eq!(standby.round().await, Some(Progress::Done));
+        assert_eq!(written(&standby), before);
+    }
+    assert_eq!(standby.through().await, 50);
+}
+
+#[tokio::test]
+async fn a_leader_that_is_slow_and_gets_on_is_not_disturbed() {
+    let (leader, standby) = pair().await;
+    for (id, base) in [(1, 20), (2, 30), (3, 40)] {
+        standby.segment(id, -9, &[&batch(base)]);
+    }
+    assert_eq!(standby.round().await, Some(Progress::Standby));
+    let mut before = 0;
+    for (id, base) in [(1, 20), (2, 30)] {
+        leader.clock.advance(STANDBY_WAIT - Duration::from_secs(1));
+        leader.segment(id, -9, &[&batch(base)]);
+        assert_eq!(leader.round().await, Some(Progress::Done));
+        before = written(&standby);
+        leader.clock.advance(Duration::from_secs(1));
+        assert_eq!(standby.round().await, Some(Progress::Standby), "it sees that he got on");
+        assert_eq!(written(&standby), before);
+    }
+    // He stops.
+    leader.clock.advance(STANDBY_WAIT);
+    assert_eq!(standby.round().await, Some(Progress::Done));
+    assert!(written(&standby) > before);
+    assert_eq!(standby.through().await, 50);
+}
+
+#[tokio::test]
+async fn what_only_the_standby_has_is_committed_though_the_other_one_gets_on() {
+    let (leader, standby) = pair().await;
+    standby.segment(1, -9, &[&other(10)]);
+    assert_eq!(standby.round().await, Some(Progress::Standby));
+    for (id, base) in [(1, 20), (2, 30)] {
+        leader.clock.advance(STANDBY_WAIT / 2);
+        leader.segment(id, -8, &[&batch(base)]);
+        assert_eq!(leader.round().await, Some(Progress::Done));
+    }
+    assert_eq!(standby.overlaps().await, 0);
+    assert_eq!(standby.round().await, Some(Progress::Done));
+    assert_eq!((standby.overlaps().await, standby.through().await), (1, 40));
+}
+
+#[tokio::test]
+async fn where_nothing_is_committed_nobody_waits() {
+    let bench = Bench::new();
+    bench.segment(0, -10, &[&batch(0)]);
+    assert_eq!(bench.round().await, Some(Progress::Done));
+}
