@@ -15,6 +15,7 @@ mod live_steps;
 mod offsets;
 mod operations;
 mod oracle;
+mod outage;
 mod pipeline;
 mod record_codec;
 mod release;

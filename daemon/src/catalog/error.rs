@@ -1,6 +1,7 @@
 //! Owns what can go wrong with the catalog.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Classify, ErrorKind};
 use crate::record::OffsetRange;
@@ -17,6 +18,19 @@ pub enum CatalogError {
     /// the partition again and look.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What several asked for at once could not be read.
+    #[error(transparent)]
+    Shared(#[from] Arc<CatalogError>),
+    /// The store does not say which manifest is the newest.
+    #[error(
+        "the store has not said for {waited:?} what is archived of {of} last; try again when it answers"
+    )]
+    Silent {
+        /// The partition.
+        of: String,
+        /// How long it has been asked.
+        waited: Duration,
+    },
     /// An object is not what was written.
     #[error("{object} is damaged: {source}; run tierd verify")]
     Corrupt {
@@ -193,10 +207,24 @@ impl From<Broken> for CatalogError {
     }
 }
 
+impl CatalogError {
+    /// The object that is damaged or gone, where it is that.
+    #[must_use]
+    pub fn object(&self) -> Option<&str> {
+        match self {
+            Self::Gone { object } | Self::Corrupt { object, .. } => Some(object),
+            Self::Shared(source) => source.object(),
+            _ => None,
+        }
+    }
+}
+
 impl Classify for CatalogError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Store(source) => source.kind(),
+            Self::Shared(source) => source.kind(),
+            Self::Silent { .. } => ErrorKind::Retry,
             Self::Corrupt { .. } | Self::Chain { .. } => ErrorKind::Corrupt,
             Self::Gone { .. } | Self::NoIncarnation { .. } => ErrorKind::NotFound,
             Self::Lost { .. } => ErrorKind::Fenced,

@@ -100,10 +100,8 @@ impl FetchError {
             | Self::Read(
                 ReadError::Archive { object, .. }
                 | ReadError::Store(StoreError::NotFound { path: object, .. }),
-            )
-            | Self::Catalog(CatalogError::Gone { object } | CatalogError::Corrupt { object, .. }) => {
-                Some(object.clone())
-            }
+            ) => Some(object.clone()),
+            Self::Catalog(source) => source.object().map(str::to_owned),
             _ => None,
         }
     }
