@@ -96,6 +96,7 @@ impl Rooms {
     /// When the cluster's name or the writer's id is wrong.
     pub fn over(store: Store, config: &Config) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = SystemClock::new();
+        let store = store.with_jitter(jitter());
         let catalog = Arc::new(Catalog::new(
             store.clone(),
             config.cluster()?,

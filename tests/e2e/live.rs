@@ -1,7 +1,7 @@
 //! The daemon beside a broker that writes, as a process: everything that is ready
 //! is archived, once, whatever the broker and whoever kills the daemon do.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,127 +10,26 @@ use rand::{RngExt, SeedableRng};
 use tierd::config::Config;
 use tierd::daemon::Rooms;
 use tierd::record::{Codec, TopicName, TopicPartition};
-use tierd_tests::broker::Broker;
+use tierd_tests::beside::{Beside, PATIENCE, ROTATE_BYTES, write_for};
 use tierd_tests::chronik::{WalWriter, sample_batch};
-use tierd_tests::process::{Served, Tierd};
+use tierd_tests::process::Served;
 
 use crate::TIERD;
 
-/// Size at which the broker rotates here.
-const ROTATE_BYTES: u64 = 48 << 10;
-/// How long a test waits for what should come.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A WAL, a store and the daemon between them.
-struct Bench {
-    folder: tempfile::TempDir,
-    tierd: Tierd,
+fn beside() -> Beside {
+    Beside::new(TIERD).unwrap()
 }
 
-impl Bench {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let tierd = Tierd::new(TIERD, folder.path());
-        Self { folder, tierd }
-    }
-
-    fn wal(&self) -> PathBuf {
-        self.folder.path().join("wal")
-    }
-
-    /// The file that the broker touches when it starts.
-    fn started(&self) -> PathBuf {
-        self.folder.path().join("broker-started")
-    }
-
-    fn broker(&self, seed: u64) -> Broker {
-        let partitions = [("orders", 0), ("orders", 1), ("日志", 0)];
-        Broker::new(&self.wal(), &self.started(), &partitions, ROTATE_BYTES, seed).unwrap()
-    }
-
-    fn daemon(&self, settle: &str, gap_timeout: &str) -> Served {
-        let (started, bytes) = (self.started(), ROTATE_BYTES.to_string());
-        let started = started.to_str().unwrap();
-        self.tierd.live(
-            &self.wal(),
-            &[
-                "--broker-started-at",
-                started,
-                "--settle",
-                settle,
-                "--gap-timeout",
-                gap_timeout,
-                "--rotated-bytes-min",
-                &bytes,
-            ],
-        )
-    }
-
-    /// Every batch in the archive of a partition, sorted.
-    fn archived(&self, topic: &str, partition: i32) -> Vec<Bytes> {
-        let number = partition.to_string();
-        let all =
-            ["fetch", topic, &number, "--offset", "0", "--format", "raw", "--overlaps", "all"];
-        let mut wire = Bytes::from(self.tierd.run(&all).stdout);
-        let mut batches = Vec::new();
-        while !wire.is_empty() {
-            let len = 12 + i32::from_be_bytes(wire[8..12].try_into().unwrap()) as usize;
-            batches.push(wire.split_to(len));
-        }
-        batches.sort_unstable();
-        batches
-    }
-
-    /// Waits until everything in segments of earlier processes is archived; then
-    /// checks the whole.
-    fn expect_everything(&self, broker: &Broker) {
-        let deadline = Instant::now() + PATIENCE;
-        for (topic, number) in broker.partitions() {
-            let closed = broker.closed(&topic, number);
-            assert!(closed.len() > 20, "{topic}-{number} was hardly written to");
-            let archived = loop {
-                let archived = self.archived(&topic, number);
-                let missing = closed.iter().filter(|b| archived.binary_search(b).is_err()).count();
-                if missing == 0 {
-                    break archived;
-                }
-                assert!(Instant::now() < deadline, "{topic}-{number}: {missing} are not archived");
-                std::thread::sleep(Duration::from_millis(200));
-            };
-            assert!(archived.is_sorted_by(|a, b| a < b), "{topic}-{number}: one is there twice");
-            let written = broker.written(&topic, number);
-            let foreign = archived.iter().filter(|b| written.binary_search(b).is_err()).count();
-            assert_eq!(foreign, 0, "{topic}-{number}: batches nobody wrote");
-        }
-        let deep = self.tierd.run(&["verify", "--deep"]).ok();
-        assert!(!deep.text().contains("CORRUPT"), "{}", deep.text());
-    }
-
-    fn rooms(&self) -> Rooms {
-        let store = format!("file://{}", self.folder.path().join("store").display());
-        let writer_id = Some("reader".to_owned());
-        Rooms::open(&Config { store: Some(store), writer_id, ..Config::default() }).unwrap()
-    }
+/// What the store in the bench's folder holds.
+fn rooms(bench: &Beside) -> Rooms {
+    let store = format!("file://{}", bench.folder().join("store").display());
+    let writer_id = Some("reader".to_owned());
+    Rooms::open(&Config { store: Some(store), writer_id, ..Config::default() }).unwrap()
 }
 
-/// Lets the broker run for `time`, with a restart now and then.
-fn write_for(broker: &mut Broker, random: &mut StdRng, time: Duration) {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        broker.produce().unwrap();
-        std::thread::sleep(Duration::from_millis(random.random_range(2..15)));
-        match random.random_range(0..200) {
-            0 => {
-                broker.kill().unwrap();
-                broker.start().unwrap();
-            }
-            1 => {
-                broker.stop().unwrap();
-                broker.start().unwrap();
-            }
-            _ => {}
-        }
-    }
+fn modified_ms(path: &Path) -> i64 {
+    let modified = std::fs::metadata(path).unwrap().modified().unwrap();
+    modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64
 }
 
 /// Stops a daemon in order; its exit code.
@@ -141,12 +40,12 @@ fn stop(daemon: Served) -> i32 {
 
 #[test]
 fn everything_that_is_ready_is_archived_beside_a_broker_that_writes() {
-    let bench = Bench::new();
-    let (mut broker, mut random) = (bench.broker(11), StdRng::seed_from_u64(12));
+    let bench = beside();
+    let (mut broker, mut random) = (bench.broker(11).unwrap(), StdRng::seed_from_u64(12));
     broker.start().unwrap();
     broker.produce().unwrap();
     let daemon = bench.daemon("1s", "3s");
-    write_for(&mut broker, &mut random, Duration::from_secs(6));
+    write_for(&mut broker, &mut random, Duration::from_secs(6)).unwrap();
     // Rotated segments are there without any end of the broker.
     let (topic, number) = &broker.partitions()[0];
     assert!(!bench.archived(topic, *number).is_empty(), "nothing was archived meanwhile");
@@ -155,6 +54,16 @@ fn everything_that_is_ready_is_archived_beside_a_broker_that_writes() {
     broker.start().unwrap();
     broker.produce().unwrap();
     bench.expect_everything(&broker);
+    // The start closed what was there; the last of it may have waited for its holes.
+    let closed_at = modified_ms(&bench.started());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for (topic, number) in broker.partitions() {
+        let tp = TopicPartition::new(TopicName::new(&topic).unwrap(), number).unwrap();
+        let newest = runtime.block_on(rooms(&bench).catalog.load(&tp, None)).unwrap().unwrap();
+        let took = newest.manifest().committed_at_ms - closed_at;
+        println!("{topic}-{number}: all committed {took} ms after the broker's start closed it");
+        assert!(took < 11_000, "{took} ms, with a settle time of 1000 ms");
+    }
     assert_eq!(stop(daemon), 0);
     broker.stop().unwrap();
     // What the WAL still holds alone is the rest: archived by the next, offline.
@@ -169,7 +78,7 @@ fn everything_that_is_ready_is_archived_beside_a_broker_that_writes() {
 
 #[test]
 fn a_rotated_segment_is_committed_within_the_settle_time_and_ten_seconds() {
-    let bench = Bench::new();
+    let bench = beside();
     let wire = |base| sample_batch(base, 100, 100, Codec::None).unwrap();
     let mut segment = WalWriter::create(&bench.wal(), "steady", 0, 0).unwrap();
     let mut base = 0;
@@ -189,7 +98,7 @@ fn a_rotated_segment_is_committed_within_the_settle_time_and_ten_seconds() {
     let deadline = Instant::now() + PATIENCE;
     let snapshot = loop {
         // The store's folder comes with the daemon.
-        let rooms = bench.rooms();
+        let rooms = rooms(&bench);
         if let Some(snapshot) = runtime.block_on(rooms.catalog.load(&tp, None)).unwrap() {
             break snapshot;
         }
@@ -197,9 +106,7 @@ fn a_rotated_segment_is_committed_within_the_settle_time_and_ten_seconds() {
         std::thread::sleep(Duration::from_millis(50));
     };
     assert_eq!(snapshot.archived_through(), base, "the segment that grows is not touched");
-    let modified = std::fs::metadata(closed).unwrap().modified().unwrap();
-    let modified = modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
-    let took = snapshot.manifest().committed_at_ms - modified;
+    let took = snapshot.manifest().committed_at_ms - modified_ms(&closed);
     println!("closed to committed: {took} ms, with a settle time of 1000 ms");
     assert!((1000..11_000).contains(&took), "{took} ms");
     assert_eq!(stop(daemon), 0);
@@ -208,13 +115,13 @@ fn a_rotated_segment_is_committed_within_the_settle_time_and_ten_seconds() {
 #[test]
 fn a_daemon_killed_at_random_moments_archives_every_batch_once() {
     let rounds = std::env::var("TIERD_TEST_KILLS").map_or(10, |text| text.parse().unwrap());
-    let bench = Bench::new();
-    let (mut broker, mut random) = (bench.broker(21), StdRng::seed_from_u64(22));
+    let bench = beside();
+    let (mut broker, mut random) = (bench.broker(21).unwrap(), StdRng::seed_from_u64(22));
     broker.start().unwrap();
     for _ in 0..rounds {
         let daemon = bench.daemon("100ms", "1s");
         let life = Duration::from_millis(random.random_range(10..900));
-        write_for(&mut broker, &mut random, life);
+        write_for(&mut broker, &mut random, life).unwrap();
         // SIGKILL.
         drop(daemon);
     }
@@ -224,7 +131,7 @@ fn a_daemon_killed_at_random_moments_archives_every_batch_once() {
     let daemon = bench.daemon("100ms", "1s");
     bench.expect_everything(&broker);
     assert_eq!(stop(daemon), 0);
-    let scratch = bench.folder.path().join("data/scratch");
+    let scratch = bench.folder().join("data/scratch");
     // Beside the folders of archives lies the lock of who is at work.
     let left = std::fs::read_dir(scratch).unwrap().map(Result::unwrap);
     let left = left.filter(|entry| entry.file_type().unwrap().is_dir()).count();
@@ -233,7 +140,7 @@ fn a_daemon_killed_at_random_moments_archives_every_batch_once() {
 
 #[test]
 fn offsets_issued_again_after_a_crash_are_overlaps_and_no_new_incarnation() {
-    let bench = Bench::new();
+    let bench = beside();
     let batch = |base, len| sample_batch(base, 10, len, Codec::None).unwrap();
     let segment = |id, batches: &[&Bytes]| {
         let mut segment = WalWriter::create(&bench.wal(), "again", 0, id).unwrap();
@@ -266,14 +173,14 @@ fn offsets_issued_again_after_a_crash_are_overlaps_and_no_new_incarnation() {
     let served = bench.tierd.run(&["fetch", "again", "0", "--offset", "0", "--format", "raw"]).ok();
     assert_eq!(served.stdout, [first, second, third, fourth].concat(), "committed stays served");
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let partitions = runtime.block_on(bench.rooms().catalog.partitions()).unwrap();
+    let partitions = runtime.block_on(rooms(&bench).catalog.partitions()).unwrap();
     let incarnations: Vec<u32> = partitions.iter().map(|(_, incarnation)| *incarnation).collect();
     assert_eq!(incarnations, [0]);
 }
 
 #[test]
 fn a_second_daemon_in_the_same_data_folder_is_refused() {
-    let bench = Bench::new();
+    let bench = beside();
     std::fs::create_dir_all(bench.wal()).unwrap();
     let daemon = bench.daemon("1s", "1h");
     let second = bench.tierd.archive(&bench.wal());

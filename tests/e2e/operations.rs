@@ -8,11 +8,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
+use tierd_proto::v1::FetchArchivedRequest;
 use tierd_proto::v1::archive_client::ArchiveClient;
-use tierd_proto::v1::fetch_archived_response::Frame;
-use tierd_proto::v1::{self, FetchArchivedRequest, PartitionRequest};
 use tierd_tests::fixture;
 use tierd_tests::process::{Served, Tierd};
+use tierd_tests::reads::{Answer, connect, fetch, request};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
@@ -35,48 +35,6 @@ fn archived() -> (tempfile::TempDir, Tierd) {
 fn log(topic: &str) -> (usize, usize) {
     let batches = fixture::served(&fixture::batches()[&(topic.to_owned(), 0)]);
     (batches.iter().map(|batch| batch.length).sum(), batches.len())
-}
-
-/// A connection on which the server can have little on its way.
-async fn connect(daemon: &Served) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{}", daemon.address)).unwrap();
-    let narrow = endpoint.initial_stream_window_size(16 << 10);
-    narrow.initial_connection_window_size(64 << 10).connect().await.unwrap()
-}
-
-fn request(topic: &str, offset: i64) -> FetchArchivedRequest {
-    let partition =
-        PartitionRequest { topic: topic.to_owned(), fetch_offset: offset, ..Default::default() };
-    FetchArchivedRequest { partitions: vec![partition], ..Default::default() }
-}
-
-#[derive(Default)]
-struct Answer {
-    bytes: usize,
-    trailers: Vec<v1::PartitionTrailer>,
-    ended: bool,
-}
-
-impl Answer {
-    fn take(&mut self, message: v1::FetchArchivedResponse) {
-        match message.frame.unwrap() {
-            Frame::Header(_) => {}
-            Frame::Data(data) => self.bytes += data.batches.len(),
-            Frame::Trailer(trailer) => self.trailers.push(trailer),
-            Frame::End(_) => self.ended = true,
-        }
-    }
-}
-
-async fn fetch(daemon: &Served, request: FetchArchivedRequest) -> Answer {
-    let mut client = ArchiveClient::new(connect(daemon).await);
-    let mut stream = client.fetch_archived(request).await.unwrap().into_inner();
-    let mut answer = Answer::default();
-    while let Some(message) = stream.message().await.unwrap() {
-        answer.take(message);
-    }
-    assert!(answer.ended);
-    answer
 }
 
 /// How far every series moved that did.
@@ -102,8 +60,8 @@ async fn counters_move_by_exactly_what_a_fetch_did() {
     let (bytes, batches) = log(BUSY);
     let start = daemon.metrics();
 
-    let answer = fetch(&daemon, request(BUSY, 0)).await;
-    assert_eq!(answer.bytes, bytes);
+    let answer = fetch(&daemon, request(BUSY, 0)).await.unwrap();
+    assert_eq!(answer.wire.len(), bytes);
     let cold = daemon.metrics();
     let moves = moved(&start, &cold);
     let (bytes, batches) = (bytes as f64, batches as f64);
@@ -131,7 +89,7 @@ async fn counters_move_by_exactly_what_a_fetch_did() {
 
     // The same again comes out of memory: nothing more is asked of the store than
     // whether there is a newer manifest.
-    let _ = fetch(&daemon, request(BUSY, 0)).await;
+    let _ = fetch(&daemon, request(BUSY, 0)).await.unwrap();
     let warm = daemon.metrics();
     let moves = moved(&cold, &warm);
     has(&moves, &sent);
@@ -149,9 +107,9 @@ async fn counters_move_by_exactly_what_a_fetch_did() {
     let mut refused = request("nobody", 0);
     refused.partitions.extend(request(BUSY, 1 << 40).partitions);
     refused.partitions.extend(request(BUSY, -1).partitions);
-    let answer = fetch(&daemon, refused).await;
+    let answer = fetch(&daemon, refused).await.unwrap();
     assert_eq!(answer.trailers.len(), 3);
-    let nonsense = ArchiveClient::new(connect(&daemon).await)
+    let nonsense = ArchiveClient::new(connect(&daemon).await.unwrap())
         .fetch_archived(FetchArchivedRequest::default())
         .await;
     assert_eq!(nonsense.unwrap_err().code(), Code::InvalidArgument);
@@ -187,7 +145,7 @@ async fn a_read_that_fails_is_counted_at_the_step_that_failed() {
     }
     let mut both = request(BUSY, 0);
     both.partitions.extend(request("orders", 0).partitions);
-    let answer = fetch(&daemon, both).await;
+    let answer = fetch(&daemon, both).await.unwrap();
     assert_eq!(answer.trailers.len(), 2);
     let moves = moved(&before, &daemon.metrics());
     has(
@@ -221,13 +179,13 @@ async fn a_stop_says_so_first_and_then_finishes_the_stream() {
     for probe in ["/livez", "/readyz", "/startupz"] {
         assert_eq!(daemon.get(probe).unwrap().0, 200, "{probe}");
     }
-    let mut health = HealthClient::new(connect(&daemon).await);
+    let mut health = HealthClient::new(connect(&daemon).await.unwrap());
     let mut watched = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     let status = watched.message().await.unwrap().unwrap().status();
     assert_eq!(status, ServingStatus::Serving);
 
     // The first frames are taken; the rest does not fit on the connection.
-    let mut client = ArchiveClient::new(connect(&daemon).await);
+    let mut client = ArchiveClient::new(connect(&daemon).await.unwrap());
     let mut stream = client.fetch_archived(request(BUSY, 0)).await.unwrap().into_inner();
     let mut answer = Answer::default();
     answer.take(stream.message().await.unwrap().unwrap());
@@ -250,7 +208,7 @@ async fn a_stop_says_so_first_and_then_finishes_the_stream() {
         answer.take(message);
     }
     assert!(answer.ended);
-    assert_eq!(answer.bytes, log(BUSY).0);
+    assert_eq!(answer.wire.len(), log(BUSY).0);
     let http = daemon.http.clone();
     assert_eq!(ended(daemon).await, 0);
     assert!(std::net::TcpStream::connect(http).is_err(), "HTTP outlived the daemon");
@@ -271,7 +229,7 @@ async fn connect_again(daemon: &Served) -> Result<Channel, tonic::transport::Err
 async fn a_second_signal_waits_for_nobody() {
     let (_folder, tierd) = archived();
     let daemon = tierd.serve(&[]);
-    let mut client = ArchiveClient::new(connect(&daemon).await);
+    let mut client = ArchiveClient::new(connect(&daemon).await.unwrap());
     let mut stream = client.fetch_archived(request(BUSY, 0)).await.unwrap().into_inner();
     let mut answer = Answer::default();
     answer.take(stream.message().await.unwrap().unwrap());
@@ -321,7 +279,7 @@ async fn a_read_logs_a_span_for_each_of_its_steps_and_no_payload() {
     let mut daemon = Served::start(command);
     let log = BufReader::new(daemon.stderr());
     let lines = std::thread::spawn(move || log.lines().map_while(Result::ok).collect());
-    let _ = fetch(&daemon, request("orders", 0)).await;
+    let _ = fetch(&daemon, request("orders", 0)).await.unwrap();
     daemon.terminate();
     assert_eq!(ended(daemon).await, 0);
 

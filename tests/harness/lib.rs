@@ -2,6 +2,7 @@
 //! batches, the daemon as a process, stores that count and fail.
 
 pub mod batches;
+pub mod beside;
 pub mod broker;
 pub mod chronik;
 pub mod counting;
@@ -9,5 +10,6 @@ pub mod faults;
 pub mod fixture;
 pub mod mortal;
 pub mod process;
+pub mod reads;
 pub mod three_phase;
 pub mod world;

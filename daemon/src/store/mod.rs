@@ -44,6 +44,8 @@ use object_store::{
 };
 use tracing::Instrument;
 
+use crate::task::Jitter;
+
 use self::counters::Counters;
 use self::error::Attempt;
 use self::remote::connect;
@@ -69,7 +71,8 @@ pub const COMPLETE_TIMEOUT: Duration = Duration::from_secs(240);
 /// passes, and one that is down gets no storm. Clients below repeat nothing.
 pub const ATTEMPTS_MAX: u32 = 3;
 
-/// Wait before the second attempt; doubled before each further one.
+/// Wait before the second attempt; doubled before each further one. Jitter takes up
+/// to half of it away.
 pub const BACKOFF: Duration = Duration::from_millis(100);
 
 /// Largest body of a probe, in bytes.
@@ -112,6 +115,7 @@ struct Inner {
     name: String,
     counters: Counters,
     limits: Limits,
+    jitter: Jitter,
 }
 
 /// How long to wait, for what.
@@ -122,10 +126,12 @@ struct Limits {
     backoff: Duration,
 }
 
-impl Limits {
-    /// How long to wait after `attempts` that failed.
+impl Inner {
+    /// How long to wait after `attempts` that failed: many daemons that a store
+    /// refused together must not come back together.
     fn wait(&self, attempts: u32) -> Duration {
-        self.backoff * (1 << (attempts - 1))
+        let whole = self.limits.backoff * (1 << (attempts - 1));
+        whole.mul_f64(0.5 + (self.jitter)().clamp(0.0, 1.0) / 2.0)
     }
 }
 
@@ -202,7 +208,16 @@ impl Store {
         let (name, counters) = (name.to_owned(), Counters::default());
         let limits =
             Limits { request: REQUEST_TIMEOUT, complete: COMPLETE_TIMEOUT, backoff: BACKOFF };
-        Self { inner: Arc::new(Inner { objects, local, prefix, name, counters, limits }) }
+        let jitter: Jitter = Arc::new(|| 1.0);
+        Self { inner: Arc::new(Inner { objects, local, prefix, name, counters, limits, jitter }) }
+    }
+
+    /// The same store with waits spread by `jitter`, and with counters of its own.
+    /// Without it they are as long as they may be.
+    #[must_use]
+    pub fn with_jitter(self, jitter: Jitter) -> Self {
+        let limits = self.inner.limits;
+        self.with(limits, jitter)
     }
 
     /// The same store with another wait before the second attempt and with
@@ -222,10 +237,15 @@ impl Store {
     }
 
     fn with_limits(self, limits: Limits) -> Self {
+        let jitter = Arc::clone(&self.inner.jitter);
+        self.with(limits, jitter)
+    }
+
+    fn with(self, limits: Limits, jitter: Jitter) -> Self {
         let Inner { objects, local, prefix, name, .. } = &*self.inner;
         let (objects, local) = (Arc::clone(objects), local.clone());
         let (prefix, name, counters) = (prefix.clone(), name.clone(), Counters::default());
-        Self { inner: Arc::new(Inner { objects, local, prefix, name, counters, limits }) }
+        Self { inner: Arc::new(Inner { objects, local, prefix, name, counters, limits, jitter }) }
     }
 
     /// How many requests were sent so far, by sort.
@@ -590,7 +610,7 @@ impl Store {
             match self.once(op, request()).await {
                 Ok(value) => return Ok(value),
                 Err(attempt) if attempts < ATTEMPTS_MAX && attempt.may_repeat() => {
-                    tokio::time::sleep(self.inner.limits.wait(attempts)).await;
+                    tokio::time::sleep(self.inner.wait(attempts)).await;
                     attempts += 1;
                 }
                 Err(attempt) => return Err(self.error(attempt, op, path, attempts)),

@@ -299,3 +299,15 @@ fn a_directory_is_opened_with_syncing_on() {
     let local = open_directory(dir.path()).unwrap();
     assert!(format!("{local:?}").contains("fsync: true"), "{local:?}");
 }
+
+#[test]
+fn waits_double_and_jitter_takes_up_to_half_of_them_away() {
+    let waits = |jitter: f64| {
+        let store = Store::open("memory:").unwrap().with_jitter(Arc::new(move || jitter));
+        [1, 2, 3].map(|attempts| store.inner.wait(attempts).as_millis())
+    };
+    assert_eq!(waits(1.0), [100, 200, 400]);
+    assert_eq!(waits(0.0), [50, 100, 200]);
+    assert_eq!(waits(0.5), [75, 150, 300]);
+    assert_eq!(waits(7.0), [100, 200, 400], "never longer than told");
+}

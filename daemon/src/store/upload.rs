@@ -107,9 +107,9 @@ impl RetryPolicy for PartPolicy {
             if !again || attempts >= ATTEMPTS_MAX {
                 return false;
             }
-            let Inner { counters, limits, .. } = &*self.0.inner;
+            let Inner { counters, .. } = &*self.0.inner;
             counters.failure(Op::PutPart);
-            tokio::time::sleep(limits.wait(attempts)).await;
+            tokio::time::sleep(self.0.inner.wait(attempts)).await;
             counters.request(Op::PutPart);
             true
         })
