@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// rows only; rooms of one row never import each other, except in the rows of the
 /// vocabulary and of assembly, which are one room each in all but name.
 const LAYERS: &[&[&str]] = &[
-    &["error", "clock", "task", "health", "metrics", "record"],
+    &["error", "clock", "task", "health", "metrics", "record", "reports"],
     &["wal", "archive", "store", "listen"],
     &["catalog"],
     &["read"],
