@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tierd_tests::chronik::FrameParts;
+use tierd::record::Codec;
+use tierd_tests::chronik::{FrameParts, Style, WalWriter, sample_batch};
 use tierd_tests::fixture;
-use tierd_tests::three_phase::scene::{Scene, Stop};
+use tierd_tests::three_phase::scene::{Life, Scene, Stop};
 use tierd_tests::three_phase::{GapPolicy, ledger};
 
 use crate::{TIERD, output, peer};
@@ -247,6 +248,42 @@ fn kafka_clients_drop_archived_records_whose_transaction_was_aborted_in_the_wal(
         }
     }
     assert!(scene.broker.counts(ledger::TOPIC, 0).archive > 0);
+}
+
+/// The archive serves verbatim, so what a producer or a broker got wrong is the
+/// consumer's to see; and these consumers do look.
+#[test]
+fn kafka_clients_notice_a_batch_whose_checksum_was_wrong_in_the_wal() {
+    let Some(python) = peer("python") else { return };
+    let wal = tempfile::tempdir().unwrap();
+    let [good, fine, newest] =
+        [0, 5, 10].map(|base| sample_batch(base, 5, 30, Codec::None).unwrap());
+    let mut wrong = fine.to_vec();
+    *wrong.last_mut().unwrap() ^= 1;
+    let mut frame = FrameParts::of_batch("wrong", 0, &fine, Style::CURRENT).unwrap();
+    frame.options[2] = Some(wrong.into());
+    let mut old = WalWriter::create(wal.path(), "wrong", 0, 0).unwrap();
+    old.append(&good).unwrap();
+    old.append_raw(&frame.encode()).unwrap();
+    old.finish().unwrap();
+    let mut new = WalWriter::create(wal.path(), "wrong", 0, 1).unwrap();
+    new.append(&newest).unwrap();
+    new.finish().unwrap();
+    let life = [Life { topic: "wrong".to_owned(), partition: 0, from: 1, end: 10 }];
+    let scene = Scene::set(TIERD, wal.path(), &life, GapPolicy::Refuse).unwrap();
+    for script in CLIENTS {
+        let ended = Command::new(&python)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .arg(scripts().join(script))
+            .args([&scene.broker.bootstrap(), "read_committed", "0", "wrong/0"])
+            .output()
+            .unwrap();
+        let complaint = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success() && complaint.contains("CRC"), "{script}: {complaint}");
+        // What stands before it may have been handed out, nothing of it.
+        let records = String::from_utf8_lossy(&ended.stdout).lines().count();
+        assert!(records <= 5, "{script}: {records}");
+    }
 }
 
 #[test]

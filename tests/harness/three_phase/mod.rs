@@ -30,8 +30,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tierd_client::{ArchiveClient, ClientOptions, CounterValues, Gap, Phase3, TopicPartition};
+use tierd_client::{
+    ArchiveClient, ClientOptions, CounterValues, Gap, Phase3, TopicPartition, WatchItem,
+};
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use local::Partition;
 
@@ -145,14 +148,31 @@ impl ThreePhase {
         self.core.phase3.counters()
     }
 
-    /// End (exclusive) of what the archive answers of a partition; 0 while it holds
-    /// nothing or does not answer.
-    #[must_use]
-    pub fn archived_through(&self, topic: &str, partition: i32) -> i64 {
-        let asked = [TopicPartition::new(topic, partition)];
-        let described = self.runtime.block_on(self.core.archive.describe(&asked));
-        let bounds = described.ok().and_then(|mut all| all.pop()).and_then(|one| one.result.ok());
-        bounds.map_or(0, |described| described.bounds.archived_through)
+    /// Waits until the log of a partition may be deleted up to `end`, as the daemon
+    /// tells. How far it may.
+    ///
+    /// # Errors
+    /// When it may not within `patience`.
+    pub fn await_release(
+        &self,
+        topic: &str,
+        partition: i32,
+        end: i64,
+        patience: Duration,
+    ) -> Result<i64> {
+        let mut watch = self.core.archive.watch(&[TopicPartition::new(topic, partition)]);
+        let released = async {
+            loop {
+                // A daemon that is not there yet is asked again.
+                if let Ok(WatchItem::Watermark(mark)) = watch.next().await
+                    && mark.releasable_through >= end
+                {
+                    return mark.releasable_through;
+                }
+            }
+        };
+        let waited = self.runtime.block_on(async { timeout(patience, released).await });
+        waited.with_context(|| format!("{topic}-{partition} is not released up to {end}"))
     }
 }
 

@@ -14,10 +14,8 @@ use crate::process::{Served, Tierd};
 
 /// Longer than a tick of the clock that stamps files.
 const TICK: Duration = Duration::from_millis(25);
-/// Between looks at what is archived.
-const LOOK: Duration = Duration::from_millis(50);
-/// Looks before the archive is given up: a minute.
-const LOOKS_MAX: u32 = 1_200;
+/// Longest wait for what should be released.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Topics of the fixtures whose segment 0 alone is of the first life: one was
 /// written by a race over segments 1 and 2, one has no other segment.
@@ -60,7 +58,7 @@ impl Scene {
     /// the daemon `binary`, and deletes that.
     ///
     /// # Errors
-    /// When files cannot be copied, or it is not archived within a minute.
+    /// When files cannot be copied, or it is not released within a minute.
     pub fn set(binary: &str, wal: &Path, lives: &[Life], policy: GapPolicy) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let copy = folder.path().join("wal");
@@ -79,7 +77,7 @@ impl Scene {
         let mut scene = Self { broker, tierd, daemon: None, folder };
         scene.start();
         for life in lives {
-            scene.archive_and_delete(life)?;
+            scene.delete_what_is_released(life)?;
         }
         Ok(scene)
     }
@@ -101,18 +99,9 @@ impl Scene {
         Self::set(binary, &fixture::wal(), &lives, GapPolicy::Refuse)
     }
 
-    fn archive_and_delete(&self, life: &Life) -> Result<()> {
+    fn delete_what_is_released(&self, life: &Life) -> Result<()> {
         let (topic, partition) = (&life.topic, life.partition);
-        let mut looks = 0;
-        let through = loop {
-            let through = self.broker.archived_through(topic, partition);
-            if through >= life.end {
-                break through;
-            }
-            looks += 1;
-            ensure!(looks < LOOKS_MAX, "{topic}-{partition} is archived only up to {through}");
-            sleep(LOOK);
-        };
+        let through = self.broker.await_release(topic, partition, life.end, PATIENCE)?;
         let deleted = self.broker.delete_segments(topic, partition, life.from, through)?;
         ensure!(deleted > 0, "{topic}-{partition} had no old segment");
         Ok(())
