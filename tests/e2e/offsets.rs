@@ -273,6 +273,41 @@ async fn history(seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn batches_beneath_say_nothing_of_where_epochs_end() {
+    let mut random = StdRng::seed_from_u64(1);
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { writer_id: Some("w".to_owned()), ..Config::default() };
+    let rooms = Rooms::over(Store::open("memory:").unwrap(), &config).unwrap();
+    let old = make(0, 0, &mut random);
+    let new = make(old.last + 1, 1, &mut random);
+    // Far behind it batches of no known epoch, each over one of epoch 0.
+    let (start, mut end) = (new.base, new.last + 1);
+    let mut unaware = Vec::new();
+    while end < 4 * (new.last + 1) {
+        let beneath = make(end, 0, &mut random);
+        let mut above = make(end, -1, &mut random);
+        while above.last < beneath.last {
+            above = make(end, -1, &mut random);
+        }
+        end = above.last + 1;
+        unaware.extend([beneath, above]);
+    }
+    let last = make(end, 1, &mut random);
+    for (id, batches) in (0..).zip([vec![old, new], unaware, vec![last]]) {
+        let wal = folder.path().join("wal");
+        let mut segment = WalWriter::create(&wal, "t", 0, id).unwrap();
+        for made in &batches {
+            segment.append(&made.wire).unwrap();
+        }
+        segment.finish().unwrap();
+        archive(&rooms, folder.path(), &mut random).await;
+    }
+    let tp = TopicPartition::new(TopicName::new("t").unwrap(), 0).unwrap();
+    let ends = rooms.fetcher.epoch_end(&tp, None, None, 0).await.result.unwrap();
+    assert_eq!((ends.leader_epoch, ends.end_offset), (0, start));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lookups_by_time_and_epoch_equal_brute_force() {
     let histories = std::env::var("TIERD_TEST_HISTORIES").ok();
     let histories = histories.map_or(HISTORIES, |text| text.parse().unwrap());

@@ -81,49 +81,62 @@ pub(super) async fn first_above(
 ) -> Result<Option<(i32, i64)>, FetchError> {
     let start = snapshot.log_start();
     let (mut low, mut high) = (start, snapshot.archived_through());
-    // The first archive that says it holds a later epoch begins in low..high, or
-    // nowhere.
+    // The first archive that serves a later epoch begins in low..high, or nowhere.
     let mut first: Option<ArchiveEntry> = None;
     while low < high {
         let middle = low + (high - low) / 2;
-        match next_known(snapshot, middle, high).await? {
-            Some(entry) if entry.summary.leader_epochs.1 <= epoch => {
-                low = entry.summary.range.end();
-            }
-            Some(entry) => {
+        match next_known(fetcher, snapshot, middle, high, stats).await? {
+            Some((entry, greatest)) if greatest <= epoch => low = entry.summary.range.end(),
+            Some((entry, _)) => {
                 high = middle.min(entry.summary.range.base());
                 first = Some(entry);
             }
             None => high = middle,
         }
     }
-    // It may say so for batches that are not served: then one behind it does.
-    while let Some(entry) = first {
-        let toc = fetcher.reader.toc(&entry, stats).await?;
-        if let Some((found, at)) = toc.epochs.iter().find(|(found, _)| *found > epoch) {
-            return Ok(Some((*found, (*at).max(start))));
+    let Some(entry) = first else { return Ok(None) };
+    let toc = fetcher.reader.toc(&entry, stats).await?;
+    let found = toc.epochs.iter().find(|(found, _)| *found > epoch);
+    Ok(found.map(|(found, at)| (*found, (*at).max(start))))
+}
+
+/// The first archive that tiles `from` or offsets behind it, begins below `high` and
+/// serves a known leader epoch, with the greatest. One that knows none says nothing of
+/// where others begin.
+async fn next_known(
+    fetcher: &Fetcher,
+    snapshot: &Snapshot,
+    from: i64,
+    high: i64,
+    stats: &ReadStats,
+) -> Result<Option<(ArchiveEntry, i32)>, FetchError> {
+    let mut next = from;
+    for _ in 0..UNKNOWN_ARCHIVES_MAX {
+        let found = snapshot.next_archive(next, i64::MIN).await?;
+        let Some(entry) = found.filter(|entry| entry.summary.range.base() < high) else {
+            return Ok(None);
+        };
+        if let Some(greatest) = greatest(fetcher, &entry, stats).await? {
+            return Ok(Some((entry, greatest)));
         }
-        first = snapshot.next_archive(entry.summary.range.end(), i64::MIN).await?;
+        next = entry.summary.range.end();
     }
     Ok(None)
 }
 
-/// The first archive that tiles `from` or offsets behind it, begins below `high` and
-/// knows a leader epoch. One that knows none says nothing of where others begin.
-async fn next_known(
-    snapshot: &Snapshot,
-    from: i64,
-    high: i64,
-) -> Result<Option<ArchiveEntry>, FetchError> {
-    let mut next = from;
-    for _ in 0..UNKNOWN_ARCHIVES_MAX {
-        let found = snapshot.next_archive(next, i64::MIN).await?;
-        match found.filter(|entry| entry.summary.range.base() < high) {
-            Some(entry) if entry.summary.leader_epochs.1 < 0 => next = entry.summary.range.end(),
-            found => return Ok(found),
-        }
+/// The greatest leader epoch that `entry` serves. The manifest counts the batches
+/// beneath too.
+async fn greatest(
+    fetcher: &Fetcher,
+    entry: &ArchiveEntry,
+    stats: &ReadStats,
+) -> Result<Option<i32>, FetchError> {
+    let told = entry.summary.leader_epochs.1;
+    if told < 0 || entry.summary.overlaps == 0 {
+        return Ok((told >= 0).then_some(told));
     }
-    Ok(None)
+    let toc = fetcher.reader.toc(entry, stats).await?;
+    Ok(toc.epochs.last().map(|(epoch, _)| *epoch))
 }
 
 /// The leader epoch of `offset`, `None` where nothing says it.
