@@ -6,7 +6,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::broker::{BrokerReport, EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer};
+use crate::broker::{
+    BrokerReport, EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer, ReplicaState,
+};
 use crate::client::ArchiveClient;
 use crate::counters::CounterValues;
 use crate::describe::Described;
@@ -51,11 +53,33 @@ pub trait ArchiveFetch: fmt::Debug + Send + Sync {
         range: OffsetRange,
     ) -> BoxFuture<'a, Result<AbortedTransactions, ArchiveError>>;
 
+    /// See [`ArchiveClient::replica_state`].
+    fn replica_state<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        offset: Option<i64>,
+    ) -> BoxFuture<'a, Result<ReplicaState, ArchiveError>>;
+
     /// See [`ArchiveClient::report`].
     fn report<'a>(
         &'a self,
         report: &'a BrokerReport,
     ) -> BoxFuture<'a, Result<Vec<PartitionAnswer<()>>, ArchiveError>>;
+
+    /// See [`ArchiveClient::advance_log_start`].
+    fn advance_log_start<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        topic_id: Option<[u8; 16]>,
+        offset: i64,
+    ) -> BoxFuture<'a, Result<i64, ArchiveError>>;
+
+    /// See [`ArchiveClient::delete_partition`].
+    fn delete_partition<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        topic_id: Option<[u8; 16]>,
+    ) -> BoxFuture<'a, Result<i64, ArchiveError>>;
 
     /// See [`ArchiveClient::counters`].
     fn counters(&self) -> CounterValues;
@@ -99,11 +123,36 @@ impl ArchiveFetch for ArchiveClient {
         Box::pin(Self::list_aborted_transactions(self, partition, range))
     }
 
+    fn replica_state<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        offset: Option<i64>,
+    ) -> BoxFuture<'a, Result<ReplicaState, ArchiveError>> {
+        Box::pin(Self::replica_state(self, partition, offset))
+    }
+
     fn report<'a>(
         &'a self,
         report: &'a BrokerReport,
     ) -> BoxFuture<'a, Result<Vec<PartitionAnswer<()>>, ArchiveError>> {
         Box::pin(Self::report(self, report))
+    }
+
+    fn advance_log_start<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        topic_id: Option<[u8; 16]>,
+        offset: i64,
+    ) -> BoxFuture<'a, Result<i64, ArchiveError>> {
+        Box::pin(Self::advance_log_start(self, partition, topic_id, offset))
+    }
+
+    fn delete_partition<'a>(
+        &'a self,
+        partition: &'a TopicPartition,
+        topic_id: Option<[u8; 16]>,
+    ) -> BoxFuture<'a, Result<i64, ArchiveError>> {
+        Box::pin(Self::delete_partition(self, partition, topic_id))
     }
 
     fn counters(&self) -> CounterValues {

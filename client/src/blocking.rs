@@ -6,7 +6,9 @@ use std::sync::mpsc;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::archive_fetch::Phase3;
-use crate::broker::{BrokerReport, EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer};
+use crate::broker::{
+    BrokerReport, EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer, ReplicaState,
+};
 use crate::client::{ArchiveClient, ClientOptions};
 use crate::counters::CounterValues;
 use crate::describe::{ArchiveInfo, Described, Explanation, ListArgs};
@@ -155,6 +157,19 @@ impl BlockingArchiveClient {
         self.wait(async move { client.list_aborted_transactions(&partition, range).await })?
     }
 
+    /// See [`ArchiveClient::replica_state`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn replica_state(
+        &self,
+        partition: &TopicPartition,
+        offset: Option<i64>,
+    ) -> Result<ReplicaState, ArchiveError> {
+        let (client, partition) = (self.client.clone(), partition.clone());
+        self.wait(async move { client.replica_state(&partition, offset).await })?
+    }
+
     /// See [`ArchiveClient::report`].
     ///
     /// # Errors
@@ -162,6 +177,33 @@ impl BlockingArchiveClient {
     pub fn report(&self, report: BrokerReport) -> Result<Vec<PartitionAnswer<()>>, ArchiveError> {
         let client = self.client.clone();
         self.wait(async move { client.report(&report).await })?
+    }
+
+    /// See [`ArchiveClient::advance_log_start`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn advance_log_start(
+        &self,
+        partition: &TopicPartition,
+        topic_id: Option<[u8; 16]>,
+        offset: i64,
+    ) -> Result<i64, ArchiveError> {
+        let (client, partition) = (self.client.clone(), partition.clone());
+        self.wait(async move { client.advance_log_start(&partition, topic_id, offset).await })?
+    }
+
+    /// See [`ArchiveClient::delete_partition`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn delete_partition(
+        &self,
+        partition: &TopicPartition,
+        topic_id: Option<[u8; 16]>,
+    ) -> Result<i64, ArchiveError> {
+        let (client, partition) = (self.client.clone(), partition.clone());
+        self.wait(async move { client.delete_partition(&partition, topic_id).await })?
     }
 
     /// See [`ArchiveClient::counters`].

@@ -192,6 +192,42 @@ pub struct PartitionReport {
     pub local_log_start: Option<i64>,
 }
 
+/// What a follower takes over instead of archived records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaState {
+    /// Where the follower goes on; all else is of what lies below.
+    pub offset: i64,
+    /// Leader epochs with the first offset of each, ascending: Kafka's leader epoch
+    /// checkpoint.
+    pub leader_epochs: Vec<(i32, i64)>,
+    /// Producers that wrote within a day, or have a transaction open, by id: Kafka's
+    /// producer snapshot.
+    pub producers: Vec<ProducerState>,
+    /// Whether all of them are told: the daemon bounds what it reads for it.
+    pub producers_complete: bool,
+}
+
+/// What a broker remembers of one producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerState {
+    /// The producer.
+    pub producer_id: i64,
+    /// Its epoch; -1 where only its open transaction is known.
+    pub producer_epoch: i32,
+    /// Sequence of its last record; -1 where it wrote none in this epoch.
+    pub last_sequence: i32,
+    /// Offset of its last record; -1 as above.
+    pub last_offset: i64,
+    /// Last offset minus base offset of its last batch.
+    pub offset_delta: i32,
+    /// Greatest timestamp of its last batch or marker, in milliseconds.
+    pub timestamp: i64,
+    /// Epoch of the coordinator that wrote its last marker; -1 where there is none.
+    pub coordinator_epoch: i32,
+    /// First offset of its open transaction.
+    pub current_txn_first_offset: Option<i64>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

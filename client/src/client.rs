@@ -8,7 +8,9 @@ use tierd_proto::v1;
 use tierd_proto::v1::archive_client::ArchiveClient as GrpcClient;
 use tonic::transport::Channel;
 
-use crate::broker::{BrokerReport, EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer};
+use crate::broker::{
+    BrokerReport, EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer, ReplicaState,
+};
 use crate::connect::Connection;
 use crate::convert::{self, broker};
 use crate::counters::{CounterValues, Counters};
@@ -290,6 +292,31 @@ impl ArchiveClient {
         broker::aborted_answer(partition, range, found)
     }
 
+    /// What a follower takes over of a partition below `offset`, or below the archive's
+    /// end without one: it goes on behind it instead of fetching what is archived.
+    ///
+    /// # Errors
+    /// When the offset lies outside of the archive, or the call fails.
+    pub async fn replica_state(
+        &self,
+        partition: &TopicPartition,
+        offset: Option<i64>,
+    ) -> Result<ReplicaState, ArchiveError> {
+        let request = v1::GetReplicaStateRequest {
+            topic: partition.topic.clone(),
+            partition: partition.partition,
+            incarnation: partition.incarnation,
+            offset,
+        };
+        let found = self
+            .call(None, |mut grpc| {
+                let request = request.clone();
+                async move { grpc.get_replica_state(request).await }
+            })
+            .await?;
+        broker::replica_state(partition, offset, found)
+    }
+
     /// Tells tierd how the broker and its partitions stand. Repeated after either side
     /// restarts, and whenever something changes.
     ///
@@ -345,6 +372,59 @@ impl ArchiveClient {
             })
             .await?;
         Ok(SearchStream::new(Arc::clone(&self.inner), first, messages, wait))
+    }
+
+    /// Moves the log start of a partition's newest life to `offset`, or with -1 to the
+    /// reported high watermark, as Kafka's DeleteRecords does. Gives where it is then:
+    /// committed, and never moved back. `topic_id` is compared where both sides know
+    /// one.
+    ///
+    /// # Errors
+    /// [`ArchiveError::AboveHighWatermark`]; [`ArchiveError::NotReported`] where the
+    /// high watermark is needed and was not reported; when the call fails.
+    pub async fn advance_log_start(
+        &self,
+        partition: &TopicPartition,
+        topic_id: Option<[u8; 16]>,
+        offset: i64,
+    ) -> Result<i64, ArchiveError> {
+        let request = v1::AdvanceLogStartRequest {
+            topic: partition.topic.clone(),
+            partition: partition.partition,
+            topic_id: convert::topic_id(topic_id),
+            offset,
+        };
+        let moved = self
+            .call(None, |mut grpc| {
+                let request = request.clone();
+                async move { grpc.advance_log_start(request).await }
+            })
+            .await?;
+        broker::log_start(partition, moved.outcome.as_ref(), moved.log_start)
+    }
+
+    /// Says that the broker deleted a partition: nothing of its newest life is read any
+    /// more. Gives its log start, which is its end.
+    ///
+    /// # Errors
+    /// As [`Self::advance_log_start`].
+    pub async fn delete_partition(
+        &self,
+        partition: &TopicPartition,
+        topic_id: Option<[u8; 16]>,
+    ) -> Result<i64, ArchiveError> {
+        let request = v1::DeletePartitionRequest {
+            topic: partition.topic.clone(),
+            partition: partition.partition,
+            topic_id: convert::topic_id(topic_id),
+        };
+        let moved = self
+            .call(None, |mut grpc| {
+                let request = request.clone();
+                async move { grpc.delete_partition(request).await }
+            })
+            .await?;
+        broker::log_start(partition, moved.outcome.as_ref(), moved.log_start)
     }
 
     /// The counters, of all clones.

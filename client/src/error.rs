@@ -110,6 +110,12 @@ pub enum ArchiveError {
         /// End (exclusive) of the archive.
         archived_through: i64,
     },
+    /// Records that are not committed cannot be deleted.
+    #[error("{message}")]
+    AboveHighWatermark {
+        /// Which offsets.
+        message: String,
+    },
     /// The daemon has no room for another fetch now. The broker delays the answer by
     /// `retry_after` (Kafka's throttle time), or sends an error that consumers retry.
     #[error("the archive is busy: {message}")]
@@ -216,7 +222,9 @@ impl ArchiveError {
     #[must_use]
     pub fn kafka_error_code(&self) -> i16 {
         match self {
-            Self::BelowLogStart { .. } | Self::OutsideLineage { .. } => OFFSET_OUT_OF_RANGE,
+            Self::BelowLogStart { .. }
+            | Self::OutsideLineage { .. }
+            | Self::AboveHighWatermark { .. } => OFFSET_OUT_OF_RANGE,
             Self::FencedLeaderEpoch { .. } => FENCED_LEADER_EPOCH,
             Self::UnknownLeaderEpoch { .. } => UNKNOWN_LEADER_EPOCH,
             Self::UnknownTopicId { .. } => UNKNOWN_TOPIC_ID,
@@ -281,6 +289,7 @@ mod tests {
             (ArchiveError::InconsistentTopicId { message: message() }, 103),
             (ArchiveError::OutsideLineage { offset, message: message() }, 1),
             (ArchiveError::OffsetMovedToTieredStorage { offset, log_start, archived_through }, 109),
+            (ArchiveError::AboveHighWatermark { message: message() }, 1),
             (ArchiveError::Throttled { message: message(), retry_after }, 56),
             (ArchiveError::Gap(Gap { range, kind: GapKind::Missing }), 56),
             (ArchiveError::DataLoss { offset: None, object: message(), message: message() }, 56),

@@ -96,7 +96,7 @@ pub use batch::{Batch, BatchIter, batches_in};
 pub use blocking::{BlockingArchiveClient, BlockingStream};
 pub use broker::{
     BrokerReport, EpochArgs, EpochEnd, FoundOffset, OffsetArgs, OffsetSpec, PartitionAnswer,
-    PartitionReport, Role,
+    PartitionReport, ProducerState, ReplicaState, Role,
 };
 pub use client::{ArchiveClient, ClientOptions};
 pub use counters::CounterValues;

@@ -2,6 +2,7 @@
 //! force: timestamps out of order, several codecs, log-append time, records that
 //! compaction took out, gaps, overlaps, many archives and many chunks.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use tierd::archive::{ArchiveOptions, IndexLevel};
 use tierd::clock::SystemClock;
 use tierd::config::Config;
 use tierd::daemon::Rooms;
-use tierd::fetch::{FoundOffset, Isolation, OffsetQuery, Status};
+use tierd::fetch::{FoundOffset, Isolation, OffsetQuery, ProducerState, Status};
 use tierd::indexer::{Indexer, LiveIndexer};
 use tierd::record::{
     BatchHeader, CanonicalRecord, CanonicalRecordEntry, Codec, TopicName, TopicPartition,
@@ -32,6 +33,7 @@ use crate::TIERD;
 const HISTORIES: u64 = 24;
 const TIME: i64 = 1_700_000_000_000;
 const LOG_APPEND_TIME: i16 = 0x08;
+const TRANSACTIONAL: i16 = 0x10;
 const TRANSACTIONAL_CONTROL: i16 = 0x30;
 
 /// A record as a consumer sees it.
@@ -49,6 +51,9 @@ struct Made {
     epoch: i32,
     wire: Bytes,
     records: Vec<Seen>,
+    header: BatchHeader,
+    /// Of a marker: what its value says of the coordinator.
+    coordinator: Option<i32>,
 }
 
 fn make(base: i64, epoch: i32, random: &mut StdRng) -> Made {
@@ -64,8 +69,9 @@ fn make(base: i64, epoch: i32, random: &mut StdRng) -> Made {
     let value = if random.random_bool(0.1) { 100 << 10 } else { random.random_range(0..60) };
     let mut entries = Vec::new();
     for delta in 0..span {
-        // Compaction leaves holes, also at both ends.
-        if !control && span > 1 && random.random_bool(0.2) {
+        // Compaction leaves holes, also at both ends. A WAL keeps no batch without records.
+        let is_needed = delta == span - 1 && entries.is_empty();
+        if !control && !is_needed && random.random_bool(0.2) {
             continue;
         }
         let bytes: Vec<u8> = (0..value).map(|_| random.random()).collect();
@@ -95,18 +101,30 @@ fn make(base: i64, epoch: i32, random: &mut StdRng) -> Made {
         last_offset_delta: (last - base) as i32,
         base_timestamp: TIME,
         max_timestamp: greatest,
-        producer_id: if control { 7 } else { -1 },
-        producer_epoch: if control { 0 } else { -1 },
+        producer_id: if control { random.random_range(1..4) } else { -1 },
+        producer_epoch: if control { random.random_range(0..3) } else { -1 },
         base_sequence: -1,
         record_count: 0,
     };
+    let mut header = header;
+    if !control && random.random_bool(0.7) {
+        header.producer_id = random.random_range(1..4);
+        header.producer_epoch = random.random_range(0..3);
+        header.base_sequence = random.random_range(0..1_000);
+        header.attributes |= if random.random_bool(0.5) { TRANSACTIONAL } else { 0 };
+    }
+    let marker = entries.first().filter(|_| control).and_then(|entry| entry.value.clone());
+    let coordinator = marker.filter(|value| value.len() >= 6);
+    let coordinator =
+        coordinator.map(|value| i32::from_be_bytes([value[2], value[3], value[4], value[5]]));
     let seen = |entry: &CanonicalRecordEntry| Seen {
         offset: entry.offset,
         timestamp: if log_append { greatest } else { entry.timestamp },
     };
     let records = entries.iter().map(seen).collect();
     let batch = CanonicalRecord::from_entries(header, entries).unwrap();
-    Made { base, last, epoch, wire: batch.to_kafka_batch().unwrap(), records }
+    let wire = batch.to_kafka_batch().unwrap();
+    Made { base, last, epoch, wire, records, header, coordinator }
 }
 
 /// What serves each offset, by the rule of the served log.
@@ -151,14 +169,64 @@ impl Log {
         self.records(from, to).max_by_key(|record| (record.timestamp, -record.offset))
     }
 
-    /// Kafka's `LeaderEpochFileCache.endOffsetFor`.
-    fn epoch_end(&self, epoch: i32) -> (i32, i64) {
+    /// The leader epochs below `end` with their first offsets.
+    fn epochs(&self, end: i64) -> Vec<(i32, i64)> {
         let mut epochs: Vec<(i32, i64)> = Vec::new();
-        for (offset, made) in &self.served {
+        for (offset, made) in self.served.iter().filter(|(offset, _)| *offset < end) {
             if made.epoch >= 0 && epochs.last().is_none_or(|(last, _)| *last < made.epoch) {
                 epochs.push((made.epoch, *offset));
             }
         }
+        epochs
+    }
+
+    /// The producers below `end`, batch by batch: Kafka's `ProducerStateManager`.
+    fn producers(&self, end: i64) -> Vec<ProducerState> {
+        let mut states: BTreeMap<i64, ProducerState> = BTreeMap::new();
+        let mut batches: Vec<&Made> = Vec::new();
+        for (_, made) in &self.served {
+            if batches.last().is_none_or(|last| last.base != made.base) {
+                batches.push(made);
+            }
+        }
+        for made in batches.into_iter().filter(|made| made.last < end) {
+            let header = &made.header;
+            if header.producer_id < 0 {
+                continue;
+            }
+            let before = states.get(&header.producer_id).copied();
+            let same = before.filter(|of| of.producer_epoch == header.producer_epoch);
+            let control = header.attributes & 0x20 != 0;
+            let open = before.and_then(|of| of.open_since);
+            let begins = (header.attributes & TRANSACTIONAL != 0).then_some(made.base);
+            let (kept, greatest) = (before.map_or(-1, |of| of.coordinator_epoch), &made.records);
+            let state = ProducerState {
+                producer_id: header.producer_id,
+                producer_epoch: header.producer_epoch,
+                last_sequence: match same {
+                    _ if !control => header.base_sequence + header.last_offset_delta,
+                    same => same.map_or(-1, |of| of.last_sequence),
+                },
+                last_offset: match same {
+                    _ if !control => made.last,
+                    same => same.map_or(-1, |of| of.last_offset),
+                },
+                offset_delta: match same {
+                    _ if !control => header.last_offset_delta,
+                    same => same.map_or(0, |of| of.offset_delta),
+                },
+                timestamp: greatest.iter().map(|seen| seen.timestamp).max().unwrap_or(TIME),
+                coordinator_epoch: made.coordinator.unwrap_or(kept),
+                open_since: if control { None } else { open.or(begins) },
+            };
+            states.insert(header.producer_id, state);
+        }
+        states.into_values().collect()
+    }
+
+    /// Kafka's `LeaderEpochFileCache.endOffsetFor`.
+    fn epoch_end(&self, epoch: i32) -> (i32, i64) {
+        let epochs = self.epochs(i64::MAX);
         if epochs.last().is_some_and(|(last, _)| *last == epoch) {
             return (epoch, self.through);
         }
@@ -168,6 +236,12 @@ impl Log {
             _ => (-1, -1),
         }
     }
+}
+
+/// The batches in WAL order, for a failure to show.
+fn rows(written: &[Made]) -> Vec<(i64, i64, i64, i16)> {
+    let row = |made: &Made| (made.base, made.last, made.header.producer_id, made.header.attributes);
+    written.iter().map(row).collect()
 }
 
 /// Writes a random WAL; with `overlaps`, batches repeat offsets of others.
@@ -253,7 +327,7 @@ async fn history(seed: u64) {
     let answers = rooms.fetcher.offsets(&queries).await;
     for ((query, expected), answer) in asked.iter().zip(answers) {
         assert_eq!(answer.result.as_ref().unwrap(), expected, "{query:?}");
-        assert_eq!(answer.state.unwrap().archived_through, log.through);
+        assert_eq!(answer.state.unwrap().archived_through, log.through, "{:?}", rows(&written));
     }
 
     let special = [-2, -5, -6, -1, -4, -7].map(|timestamp| query(timestamp, None, None));
@@ -269,6 +343,14 @@ async fn history(seed: u64) {
             let end = rooms.fetcher.epoch_end(&tp, None, None, epoch).await.result.unwrap();
             assert_eq!((end.leader_epoch, end.end_offset), log.epoch_end(epoch), "epoch {epoch}");
         }
+        for offset in 0..=log.through {
+            let state = rooms.fetcher.replica_state(&tp, None, Some(offset)).await.result.unwrap();
+            assert_eq!(state.leader_epochs, log.epochs(offset), "offset {offset}");
+            assert_eq!(state.producers, log.producers(offset), "offset {offset}");
+            assert!(state.complete && state.offset == offset);
+        }
+        let beyond = rooms.fetcher.replica_state(&tp, None, Some(log.through + 1)).await;
+        assert_eq!(beyond.result.unwrap_err().status, Status::NotArchivedYet);
     }
 }
 

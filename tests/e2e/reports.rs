@@ -15,7 +15,7 @@ use tierd::fetch::{
     Caller, FetchEvent, FetchRequest, Isolation, OffsetQuery, Overlaps, PartitionRequest,
     PartitionTrailer, Status,
 };
-use tierd::indexer::{Indexer, LiveIndexer};
+use tierd::indexer::{Indexer, LiveIndexer, LogStart, LogStartError, LogStarts};
 use tierd::read::ReadStats;
 use tierd::record::{Codec, TopicName, TopicPartition};
 use tierd::reports::Report;
@@ -228,6 +228,80 @@ async fn callers_of_another_leader_lineage_or_topic_are_refused() {
 }
 
 #[tokio::test]
+async fn a_log_start_moves_forward_only_and_to_what_is_committed() {
+    let beside = Beside::new();
+    beside.segment(0, &[batch(0, 9, 0), batch(10, 19, 0)]);
+    beside.rooms.reports.broker_started(STARTED);
+    assert_eq!(beside.archive().await, 20);
+    let starts = LogStarts::new(Arc::clone(&beside.rooms.catalog));
+    let to = async |to: LogStart, id: Option<[u8; 16]>| {
+        let report = beside.rooms.reports.of(&beside.tp);
+        let moved = starts.advance(&beside.tp, to, id, report.as_ref()).await;
+        beside.rooms.fetcher.renew(&beside.tp).await.unwrap();
+        moved
+    };
+    let generation =
+        async || beside.rooms.catalog.load(&beside.tp, None).await.unwrap().unwrap().number();
+    assert_eq!(to(LogStart::At(5), None).await.unwrap(), 5);
+    let committed = generation().await;
+    for again in [5, 3, 0] {
+        assert_eq!(to(LogStart::At(again), None).await.unwrap(), 5);
+    }
+    assert_eq!(generation().await, committed, "what is there already costs no commit");
+    assert_eq!(beside.status(4, Caller::default()).await, Status::BelowLogStart);
+    assert_eq!(beside.status(5, Caller::default()).await, Status::Ok);
+
+    // Nobody said how far the log goes.
+    for unknown in [21, -1] {
+        let error = to(LogStart::At(unknown), None).await.unwrap_err();
+        assert!(matches!(error, LogStartError::NotReported { .. }), "{error}");
+    }
+    let error = to(LogStart::At(-2), None).await.unwrap_err();
+    assert!(matches!(error, LogStartError::Invalid { .. }), "{error}");
+    beside.high_watermark(30);
+    let error = to(LogStart::At(31), None).await.unwrap_err();
+    assert!(matches!(error, LogStartError::AboveHighWatermark { .. }), "{error}");
+
+    // Deleted before it was archived.
+    assert_eq!(to(LogStart::At(25), None).await.unwrap(), 25);
+    let newest = beside.rooms.catalog.load(&beside.tp, None).await.unwrap().unwrap();
+    assert_eq!((newest.log_start(), newest.archived_through()), (25, 25));
+    assert_eq!(to(LogStart::At(-1), None).await.unwrap(), 30);
+    beside.segment(1, &[batch(30, 39, 0)]);
+    beside.high_watermark(40);
+    assert_eq!(beside.archive().await, 40);
+    beside.rooms.fetcher.renew(&beside.tp).await.unwrap();
+    assert_eq!(beside.status(30, Caller::default()).await, Status::Ok);
+}
+
+#[tokio::test]
+async fn a_deleted_partition_is_not_read_any_more() {
+    let beside = Beside::new();
+    let starts = LogStarts::new(Arc::clone(&beside.rooms.catalog));
+    // Of what was never archived nothing is to be done.
+    assert_eq!(starts.advance(&beside.tp, LogStart::End, None, None).await.unwrap(), 0);
+    assert!(beside.rooms.catalog.load(&beside.tp, None).await.unwrap().is_none());
+
+    beside.segment(0, &[batch(0, 9, 0), batch(10, 19, 0)]);
+    beside.rooms.reports.broker_started(STARTED);
+    beside.report(Report { topic_id: Some(ID), ..Report::default() });
+    assert_eq!(beside.archive().await, 20);
+    let other = starts.advance(&beside.tp, LogStart::End, Some([8; 16]), None).await.unwrap_err();
+    assert!(matches!(other, LogStartError::OtherTopic { .. }), "{other}");
+    for _ in 0..2 {
+        assert_eq!(starts.advance(&beside.tp, LogStart::End, Some(ID), None).await.unwrap(), 20);
+    }
+    beside.rooms.fetcher.renew(&beside.tp).await.unwrap();
+    for offset in 0..20 {
+        assert_eq!(beside.status(offset, Caller::default()).await, Status::BelowLogStart);
+    }
+    assert_eq!(beside.status(20, Caller::default()).await, Status::NotArchivedYet);
+    // The WAL still has it: it stays deleted.
+    assert_eq!(beside.archive().await, 20);
+    assert_eq!(beside.status(0, Caller::default()).await, Status::BelowLogStart);
+}
+
+#[tokio::test]
 async fn the_ends_of_the_brokers_log_are_told_as_reported() {
     let beside = Beside::new();
     let query = |timestamp, isolation| OffsetQuery {
@@ -322,11 +396,30 @@ async fn a_broker_reports_through_the_client_and_is_archived() {
     let late = BrokerReport { partitions: vec![partition("orders", 4)], ..BrokerReport::default() };
     let answer = client.report(&late).await.unwrap().remove(0);
     assert_eq!(answer.result.unwrap_err().kafka_error_code(), 74);
+
+    let state = client.replica_state(&of, None).await.unwrap();
+    assert_eq!((state.offset, state.producers_complete), (end, true));
+    assert_eq!(client.advance_log_start(&of, Some(ID), 50).await, Ok(50));
+    let below = client.fetch(orders()).await.unwrap_err();
+    assert!(matches!(below, ArchiveError::BelowLogStart { log_start: 50, .. }), "{below}");
+    let error = client.replica_state(&of, Some(1)).await.unwrap_err();
+    assert!(matches!(error, ArchiveError::BelowLogStart { .. }), "{error}");
+    let error = client.advance_log_start(&of, None, end + 1).await.unwrap_err();
+    assert!(matches!(error, ArchiveError::NotReported { .. }), "{error}");
+    let error = client.delete_partition(&of, Some([8; 16])).await.unwrap_err();
+    assert_eq!(error.kafka_error_code(), 103);
+    for _ in 0..2 {
+        assert_eq!(client.delete_partition(&of, Some(ID)).await, Ok(end));
+    }
+    let below = client.fetch(FetchArgs::new("orders", 0, end - 1)).await.unwrap_err();
+    assert_eq!(below.kafka_error_code(), 1);
     drop(daemon);
 
     let reader = tierd.serve(&[]);
     let client = ArchiveClient::connect_lazy(&reader.address).unwrap();
     let error = client.report(&report).await.unwrap_err();
+    assert!(matches!(error, ArchiveError::Invalid { .. }), "{error}");
+    let error = client.delete_partition(&of, None).await.unwrap_err();
     assert!(matches!(error, ArchiveError::Invalid { .. }), "{error}");
 }
 

@@ -1,12 +1,11 @@
 //! Owns the same border for what a broker asks beside the fetch.
 
-use bytes::Bytes;
 use tierd_proto::v1;
 
-use super::{Details, Place, aborted, bounds, isolation, status};
+use super::{Details, Place, aborted, bounds, isolation, status, topic_id};
 use crate::broker::{
     BrokerReport, EpochArgs, EpochEnd, FoundOffset, OffsetArgs, PartitionAnswer, PartitionReport,
-    Role,
+    ProducerState, ReplicaState, Role,
 };
 use crate::error::ArchiveError;
 use crate::types::{AbortedTransactions, OffsetRange, TopicPartition};
@@ -113,7 +112,7 @@ fn partition_report(of: &PartitionReport) -> v1::PartitionReport {
     v1::PartitionReport {
         topic: of.topic.clone(),
         partition: of.partition,
-        topic_id: of.topic_id.map_or(Bytes::new(), |id| Bytes::copy_from_slice(&id)),
+        topic_id: topic_id(of.topic_id),
         role: role.into(),
         leader_epoch: of.leader_epoch,
         lineage: of.lineage.iter().map(epoch).collect(),
@@ -126,4 +125,37 @@ fn partition_report(of: &PartitionReport) -> v1::PartitionReport {
 
 pub(crate) fn report_answer(of: v1::ReportAnswer) -> PartitionAnswer<()> {
     answered(of.topic, of.partition, of.outcome.as_ref(), None, || ())
+}
+
+/// Where a log start is, or why it was not moved.
+pub(crate) fn log_start(
+    tp: &TopicPartition,
+    outcome: Option<&v1::Outcome>,
+    log_start: i64,
+) -> Result<i64, ArchiveError> {
+    answered(tp.topic.clone(), tp.partition, outcome, None, || log_start).result
+}
+
+pub(crate) fn replica_state(
+    tp: &TopicPartition,
+    offset: Option<i64>,
+    of: v1::GetReplicaStateResponse,
+) -> Result<ReplicaState, ArchiveError> {
+    let producer = |of: v1::ProducerState| ProducerState {
+        producer_id: of.producer_id,
+        producer_epoch: of.producer_epoch,
+        last_sequence: of.last_sequence,
+        last_offset: of.last_offset,
+        offset_delta: of.offset_delta,
+        timestamp: of.timestamp,
+        coordinator_epoch: of.coordinator_epoch,
+        current_txn_first_offset: of.current_txn_first_offset,
+    };
+    let state = ReplicaState {
+        offset: of.offset,
+        leader_epochs: of.leader_epochs.iter().map(|e| (e.leader_epoch, e.start_offset)).collect(),
+        producers: of.producers.into_iter().map(producer).collect(),
+        producers_complete: of.producers_complete,
+    };
+    answered(tp.topic.clone(), tp.partition, of.outcome.as_ref(), offset, || state).result
 }

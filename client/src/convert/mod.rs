@@ -27,6 +27,11 @@ fn isolation(isolation: Isolation) -> v1::IsolationLevel {
     }
 }
 
+/// A topic's id; empty for none.
+pub(crate) fn topic_id(id: Option<[u8; 16]>) -> Bytes {
+    id.map_or(Bytes::new(), |id| Bytes::copy_from_slice(&id))
+}
+
 pub(crate) fn request(args: &FetchArgs) -> v1::FetchArchivedRequest {
     let overlaps = match args.overlaps {
         Overlaps::Served => v1::Overlaps::Served,
@@ -37,7 +42,7 @@ pub(crate) fn request(args: &FetchArgs) -> v1::FetchArchivedRequest {
             topic: args.topic.clone(),
             partition: args.partition,
             incarnation: args.incarnation,
-            topic_id: args.topic_id.map_or(Bytes::new(), |id| Bytes::copy_from_slice(&id)),
+            topic_id: topic_id(args.topic_id),
             current_leader_epoch: args.current_leader_epoch,
             fetch_offset_epoch: args.fetch_offset_epoch,
             fetch_offset: args.fetch_offset,
@@ -172,6 +177,7 @@ pub(crate) fn status(
             let Bounds { log_start, archived_through, .. } = bounds()?;
             ArchiveError::OffsetMovedToTieredStorage { offset, log_start, archived_through }
         }
+        Ok(v1::Status::AboveHighWatermark) => ArchiveError::AboveHighWatermark { message },
         Ok(v1::Status::Unavailable) => {
             let retry_after = details.retry_after_ms.map(|ms| Duration::from_millis(u64::from(ms)));
             ArchiveError::Unavailable { message, retry_after }

@@ -163,6 +163,27 @@ impl Archive for Player {
         Err(Status::unimplemented("not in the script"))
     }
 
+    async fn advance_log_start(
+        &self,
+        _: Request<v1::AdvanceLogStartRequest>,
+    ) -> Result<Response<v1::AdvanceLogStartResponse>, Status> {
+        Err(Status::unimplemented("not in the script"))
+    }
+
+    async fn delete_partition(
+        &self,
+        _: Request<v1::DeletePartitionRequest>,
+    ) -> Result<Response<v1::DeletePartitionResponse>, Status> {
+        Err(Status::unimplemented("not in the script"))
+    }
+
+    async fn get_replica_state(
+        &self,
+        _: Request<v1::GetReplicaStateRequest>,
+    ) -> Result<Response<v1::GetReplicaStateResponse>, Status> {
+        Err(Status::unimplemented("not in the script"))
+    }
+
     async fn list_offsets(
         &self,
         _: Request<v1::ListOffsetsRequest>,

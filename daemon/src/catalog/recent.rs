@@ -82,6 +82,12 @@ impl Snapshots {
         Self { catalog, clock, seats: Arc::new(Cache::new(PARTITIONS_KEPT)) }
     }
 
+    /// What they are read from.
+    #[must_use]
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
     /// A manifest that was the newest at most [`FRESH_FOR`] ago; while the store is
     /// silent, the newest that is known.
     ///

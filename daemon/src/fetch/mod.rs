@@ -12,7 +12,8 @@
 //! Reading order: [`types`] what is asked and answered, `partition` one partition
 //! step by step, `aborted` the transactions of an answer, `overlaps` the batches
 //! beneath the served log, `explain` what a fetch would do. Beside the fetch:
-//! `offsets` and `times` find offsets by time, `lineage` where leader epochs end.
+//! `offsets` and `times` find offsets by time, `lineage` where leader epochs end,
+//! `replica` and `producers` make the state that a follower takes over.
 
 pub mod types;
 
@@ -25,6 +26,8 @@ mod lineage;
 mod offsets;
 mod overlaps;
 mod partition;
+mod producers;
+mod replica;
 mod times;
 
 use std::collections::HashMap;
@@ -34,7 +37,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use crate::catalog::{ArchiveEntry, CatalogError, Snapshot, Snapshots};
+use crate::catalog::{ArchiveEntry, Catalog, CatalogError, Snapshot, Snapshots};
 use crate::error::{Classify, ErrorKind};
 use crate::read::{ArchiveReader, ReadError, ReadStats};
 use crate::record::{OffsetRange, TopicName, TopicPartition};
@@ -46,6 +49,8 @@ pub use caller::Caller;
 pub use describe::Description;
 pub use lineage::EpochEnd;
 pub use offsets::{FoundOffset, OffsetQuery};
+pub use producers::ProducerState;
+pub use replica::ReplicaState;
 pub use types::*;
 
 /// Events of one answer that wait for the consumer: with windows of 4 MiB this
@@ -155,6 +160,22 @@ impl Fetcher {
     #[must_use]
     pub fn heeding(self, reports: Arc<Reports>) -> Self {
         Self { reports, ..self }
+    }
+
+    /// What it reads from.
+    #[must_use]
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        self.snapshots.catalog()
+    }
+
+    /// Looks for the newest manifest of a partition now, for the answers that follow,
+    /// and says where it stands.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn renew(&self, tp: &TopicPartition) -> Result<Option<PartitionState>, FetchError> {
+        let newest = self.snapshots.refresh(tp, None).await?;
+        Ok(newest.as_deref().map(state_of))
     }
 
     /// Where the broker's reports are kept.
@@ -301,6 +322,17 @@ impl Fetcher {
         range: OffsetRange,
     ) -> Answered<Aborted> {
         aborted::list(self, tp, incarnation, range).await
+    }
+
+    /// What a follower takes over of a partition below `offset`; below the end of the
+    /// archive without one.
+    pub async fn replica_state(
+        &self,
+        tp: &TopicPartition,
+        incarnation: Option<u32>,
+        offset: Option<i64>,
+    ) -> Answered<ReplicaState> {
+        replica::state(self, tp, incarnation, offset).await
     }
 
     /// Every partition with an archive in the newest life of its topic that has

@@ -107,14 +107,14 @@ pub(super) async fn greatest(
 
 /// A chunk of the log and the offsets that its batches serve.
 #[derive(Clone, Copy, Debug)]
-struct Piece {
+pub(super) struct Piece {
     index: usize,
     chunk: Chunk,
     serves: OffsetRange,
 }
 
 /// The chunks of `entry` that serve offsets of `within`, ascending.
-async fn pieces(
+pub(super) async fn pieces(
     fetcher: &Fetcher,
     entry: &ArchiveEntry,
     within: OffsetRange,
@@ -138,7 +138,7 @@ async fn pieces(
 }
 
 /// Runs `work` over the raw bytes of a chunk, away from the threads that serve.
-async fn scan<T: Send + 'static>(
+pub(super) async fn scan<T: Send + 'static>(
     fetcher: &Fetcher,
     entry: &ArchiveEntry,
     piece: &Piece,

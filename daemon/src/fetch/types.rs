@@ -158,6 +158,8 @@ pub enum Status {
     OutsideLineage,
     /// A follower asks for what is archived: it takes the state instead.
     OffsetMovedToTieredStorage,
+    /// What is not committed cannot be deleted.
+    AboveHighWatermark,
     /// The request makes no sense.
     InvalidRequest,
     /// The store cannot be read just now; the same request may succeed later.
@@ -172,7 +174,7 @@ pub enum Status {
 
 impl Status {
     /// Every status, in the order of the declaration.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Ok,
         Self::BelowLogStart,
         Self::NotArchivedYet,
@@ -184,6 +186,7 @@ impl Status {
         Self::InconsistentTopicId,
         Self::OutsideLineage,
         Self::OffsetMovedToTieredStorage,
+        Self::AboveHighWatermark,
         Self::InvalidRequest,
         Self::Unavailable,
         Self::DataLoss,
@@ -206,6 +209,7 @@ impl Status {
             Self::InconsistentTopicId => "inconsistent_topic_id",
             Self::OutsideLineage => "outside_lineage",
             Self::OffsetMovedToTieredStorage => "offset_moved_to_tiered_storage",
+            Self::AboveHighWatermark => "above_high_watermark",
             Self::InvalidRequest => "invalid_request",
             Self::Unavailable => "unavailable",
             Self::DataLoss => "data_loss",

@@ -6,7 +6,8 @@ use tonic::Status;
 
 use super::convert::{self, bounds, partition_status, topic_partition};
 use crate::fetch::{
-    Aborted, Answered, EpochEnd, FoundOffset, OffsetQuery, PARTITIONS_MAX, PartitionState, Refusal,
+    Aborted, Answered, EpochEnd, FoundOffset, OffsetQuery, PARTITIONS_MAX, PartitionState,
+    ProducerState, Refusal, ReplicaState,
 };
 use crate::record::{OffsetRange, TopicPartition};
 
@@ -132,5 +133,31 @@ pub(super) fn aborted(answered: Answered<Aborted>) -> v1::ListAbortedTransaction
     v1::ListAbortedTransactionsResponse {
         outcome: Some(outcome),
         aborted: found.map(convert::aborted),
+    }
+}
+
+pub(super) fn replica_state(answered: Answered<ReplicaState>) -> v1::GetReplicaStateResponse {
+    let (outcome, found) = outcome(answered);
+    let outcome = Some(outcome);
+    let Some(found) = found else {
+        return v1::GetReplicaStateResponse { outcome, ..Default::default() };
+    };
+    let epoch = |(leader_epoch, start_offset)| v1::EpochStart { leader_epoch, start_offset };
+    let producer = |of: ProducerState| v1::ProducerState {
+        producer_id: of.producer_id,
+        producer_epoch: of.producer_epoch.into(),
+        last_sequence: of.last_sequence,
+        last_offset: of.last_offset,
+        offset_delta: of.offset_delta,
+        timestamp: of.timestamp,
+        coordinator_epoch: of.coordinator_epoch,
+        current_txn_first_offset: of.open_since,
+    };
+    v1::GetReplicaStateResponse {
+        outcome,
+        offset: found.offset,
+        leader_epochs: found.leader_epochs.into_iter().map(epoch).collect(),
+        producers: found.producers.into_iter().map(producer).collect(),
+        producers_complete: found.complete,
     }
 }

@@ -3,16 +3,18 @@
 
 use std::collections::HashSet;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::Stream;
 use tierd_proto::v1::{
-    self, DescribeArchiveRequest, DescribeArchiveResponse, End, ExplainFetchRequest,
-    ExplainFetchResponse, FetchArchivedRequest, FetchArchivedResponse,
-    ListAbortedTransactionsRequest, ListAbortedTransactionsResponse, ListArchivesRequest,
-    ListArchivesResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest,
-    OffsetForLeaderEpochResponse, ReportPartitionStateRequest, ReportPartitionStateResponse,
-    SearchRequest, SearchResponse, WatchArchivedRequest, WatchArchivedResponse,
-    fetch_archived_response::Frame,
+    self, AdvanceLogStartRequest, AdvanceLogStartResponse, DeletePartitionRequest,
+    DeletePartitionResponse, DescribeArchiveRequest, DescribeArchiveResponse, End,
+    ExplainFetchRequest, ExplainFetchResponse, FetchArchivedRequest, FetchArchivedResponse,
+    GetReplicaStateRequest, GetReplicaStateResponse, ListAbortedTransactionsRequest,
+    ListAbortedTransactionsResponse, ListArchivesRequest, ListArchivesResponse, ListOffsetsRequest,
+    ListOffsetsResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
+    ReportPartitionStateRequest, ReportPartitionStateResponse, SearchRequest, SearchResponse,
+    WatchArchivedRequest, WatchArchivedResponse, fetch_archived_response::Frame,
 };
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,9 +30,11 @@ use super::watch::Watch;
 use super::{answers, convert, report, search};
 use crate::catalog::Watermarks;
 use crate::fetch::{EVENTS_QUEUED_MAX, FetchEvent, FetchRequest, Fetcher, Stage};
+use crate::indexer::{LogStart, LogStarts};
 use crate::metrics::{FetchCall, Metrics};
 use crate::read::ReadStats;
 use crate::record::{TopicName, TopicPartition};
+use crate::reports::Reports;
 use crate::search::Searcher;
 
 type Frames = mpsc::Sender<Result<FetchArchivedResponse, Status>>;
@@ -45,6 +49,7 @@ pub(super) struct ArchiveService {
     searcher: Searcher,
     metrics: Metrics,
     admission: Admission,
+    log_starts: LogStarts,
     /// Cancelled when streams without an end must end.
     closing: CancellationToken,
 }
@@ -57,7 +62,37 @@ impl ArchiveService {
         metrics: Metrics,
         closing: CancellationToken,
     ) -> Self {
-        Self { fetcher, searcher, watermarks, metrics, admission: Admission::default(), closing }
+        let log_starts = LogStarts::new(Arc::clone(fetcher.catalog()));
+        let admission = Admission::default();
+        Self { fetcher, searcher, watermarks, metrics, admission, log_starts, closing }
+    }
+
+    /// Where to keep what the broker says, if this process archives beside it.
+    fn reports(&self) -> Result<&Reports, Status> {
+        let reports = self.fetcher.reports();
+        if reports.is_open() {
+            return Ok(reports);
+        }
+        Err(Status::failed_precondition(
+            "this tierd archives nothing; ask the one that runs beside the broker",
+        ))
+    }
+
+    /// Moves a log start; the outcome, and where it is then.
+    async fn move_log_start(
+        &self,
+        tp: &TopicPartition,
+        to: LogStart,
+        topic_id: Option<[u8; 16]>,
+    ) -> Result<(v1::Outcome, i64), Status> {
+        let report = self.reports()?.of(tp);
+        let moved = self.log_starts.advance(tp, to, topic_id, report.as_ref()).await;
+        // Read again: what is deleted must not be served from what was known before.
+        let state = self.fetcher.renew(tp).await.map_err(|error| convert::status(&error))?;
+        Ok(match moved {
+            Ok(log_start) => (answers::well(state), log_start),
+            Err(error) => (answers::refused(state, report::unmoved(&error)), -1),
+        })
     }
 
     /// The partitions a request means: those it names, or all.
@@ -186,18 +221,45 @@ impl v1::archive_server::Archive for ArchiveService {
         Ok(Response::new(answers::aborted(found)))
     }
 
+    async fn get_replica_state(
+        &self,
+        request: Request<GetReplicaStateRequest>,
+    ) -> Result<Response<GetReplicaStateResponse>, Status> {
+        let wire = request.into_inner();
+        let tp = convert::topic_partition(&wire.topic, wire.partition)?;
+        let found = self.fetcher.replica_state(&tp, wire.incarnation, wire.offset).await;
+        Ok(Response::new(answers::replica_state(found)))
+    }
+
     async fn report_partition_state(
         &self,
         request: Request<ReportPartitionStateRequest>,
     ) -> Result<Response<ReportPartitionStateResponse>, Status> {
-        let reports = self.fetcher.reports();
-        if !reports.is_open() {
-            return Err(Status::failed_precondition(
-                "this tierd archives nothing; report to the one that runs beside the broker",
-            ));
-        }
-        let answered = report::take(reports, request.into_inner())?;
+        let answered = report::take(self.reports()?, request.into_inner())?;
         Ok(Response::new(answered))
+    }
+
+    async fn advance_log_start(
+        &self,
+        request: Request<AdvanceLogStartRequest>,
+    ) -> Result<Response<AdvanceLogStartResponse>, Status> {
+        let wire = request.into_inner();
+        let tp = convert::topic_partition(&wire.topic, wire.partition)?;
+        let topic_id = convert::topic_id(&wire.topic_id)?;
+        let (outcome, log_start) =
+            self.move_log_start(&tp, LogStart::At(wire.offset), topic_id).await?;
+        Ok(Response::new(AdvanceLogStartResponse { outcome: Some(outcome), log_start }))
+    }
+
+    async fn delete_partition(
+        &self,
+        request: Request<DeletePartitionRequest>,
+    ) -> Result<Response<DeletePartitionResponse>, Status> {
+        let wire = request.into_inner();
+        let tp = convert::topic_partition(&wire.topic, wire.partition)?;
+        let topic_id = convert::topic_id(&wire.topic_id)?;
+        let (outcome, log_start) = self.move_log_start(&tp, LogStart::End, topic_id).await?;
+        Ok(Response::new(DeletePartitionResponse { outcome: Some(outcome), log_start }))
     }
 
     async fn explain_fetch(

@@ -184,6 +184,7 @@ pub(super) fn partition_status(status: fetch::Status) -> v1::Status {
         fetch::Status::InconsistentTopicId => v1::Status::InconsistentTopicId,
         fetch::Status::OutsideLineage => v1::Status::OutsideLineage,
         fetch::Status::OffsetMovedToTieredStorage => v1::Status::OffsetMovedToTieredStorage,
+        fetch::Status::AboveHighWatermark => v1::Status::AboveHighWatermark,
         fetch::Status::InvalidRequest => v1::Status::InvalidRequest,
         fetch::Status::Unavailable | fetch::Status::Exhausted => v1::Status::Unavailable,
         fetch::Status::DataLoss => v1::Status::DataLoss,

@@ -4,7 +4,9 @@ use tierd_proto::v1::{self, ReportPartitionStateRequest, ReportPartitionStateRes
 use tonic::Status;
 
 use super::{answers, convert};
+use crate::error::Classify;
 use crate::fetch::{self, PARTITIONS_MAX, Refusal};
+use crate::indexer::LogStartError;
 use crate::record::TopicPartition;
 use crate::reports::{Report, ReportError, Reports, Role};
 
@@ -46,6 +48,18 @@ fn refusal(error: &ReportError) -> Refusal {
         ReportError::Fenced { .. } => fetch::Status::FencedLeaderEpoch,
         ReportError::Invalid { .. } => fetch::Status::InvalidRequest,
         ReportError::Full { .. } => fetch::Status::Exhausted,
+    };
+    Refusal { status, message: error.to_string(), object: None }
+}
+
+/// Why a log start was not moved, on the wire.
+pub(super) fn unmoved(error: &LogStartError) -> Refusal {
+    let status = match error {
+        LogStartError::AboveHighWatermark { .. } => fetch::Status::AboveHighWatermark,
+        LogStartError::NotReported { .. } => fetch::Status::NotReported,
+        LogStartError::Invalid { .. } => fetch::Status::InvalidRequest,
+        LogStartError::OtherTopic { .. } => fetch::Status::InconsistentTopicId,
+        LogStartError::Catalog(_) | LogStartError::Outrun => error.kind().into(),
     };
     Refusal { status, message: error.to_string(), object: None }
 }

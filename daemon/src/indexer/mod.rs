@@ -22,6 +22,7 @@ mod committed;
 mod holes;
 mod live;
 pub mod lives;
+mod log_start;
 mod partition;
 pub mod plan;
 mod proof;
@@ -51,6 +52,7 @@ use self::scratch::Scratch;
 
 pub use holes::GAP_TIMEOUT_DEFAULT;
 pub use live::{LiveIndexer, LiveOptions, Look, Progress, RESCAN, Watched};
+pub use log_start::{LogStart, LogStartError, LogStarts};
 pub use report::{Finding, PartitionReport, RunReport};
 pub use standby::STANDBY_WAIT;
 
