@@ -1,0 +1,73 @@
+//! Where the sources write to the store, and what each place is called as a step.
+
+use std::fs;
+use std::path::Path;
+
+/// The verbs of the store that change something.
+const VERBS: [&str; 5] = ["put", "put_file", "create", "copy", "delete"];
+
+/// Every place that writes, by file, verb and count in that file, and its steps. An
+/// upload is one request or several, by size.
+const STEPS: &[(&str, &[&str])] = &[
+    // The arbiter creates for the catalog: manifests and incarnations.
+    ("catalog/arbiter.rs create 1", &["Create Manifest", "Create Incarnation"]),
+    ("catalog/commit.rs put 1", &["Put Side"]),
+    ("catalog/commit.rs put 2", &["Put Page"]),
+    ("catalog/commit.rs delete 1", &["Delete Manifest"]),
+    (
+        "indexer/partition.rs put_file 1",
+        &["Put Archive", "Multipart Archive", "Part Archive", "Complete Archive"],
+    ),
+    // What probes a store before the first commit.
+    ("store/mod.rs create 1", &["Create Probe"]),
+    ("store/mod.rs create 2", &["Create Probe"]),
+    ("store/mod.rs delete 1", &["Delete Probe"]),
+    // A small file is put whole, which is the put of who uploads it.
+    ("store/upload.rs put 1", &["Put Archive"]),
+];
+
+pub(super) fn steps_of(call: &str) -> Option<&'static [&'static str]> {
+    STEPS.iter().find(|(of, _)| *of == call).map(|(_, steps)| *steps)
+}
+
+/// Every call of a verb on a store, outside tests.
+pub(super) fn in_the_sources() -> Vec<String> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../daemon/src");
+    let mut calls = Vec::new();
+    walk(&sources, &mut |path| {
+        let text = fs::read_to_string(path).unwrap();
+        // Tests stand last in a file.
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let name = path.strip_prefix(&sources).unwrap().display().to_string();
+        for verb in VERBS {
+            let found = code.lines().filter(|line| calls_verb(line, verb)).count();
+            calls.extend((1..=found).map(|number| format!("{name} {verb} {number}")));
+        }
+    });
+    assert!(calls.len() >= 8, "the sources are not there: {calls:?}");
+    calls
+}
+
+fn calls_verb(line: &str, verb: &str) -> bool {
+    let line = line.trim_start();
+    let called = format!(".{verb}(");
+    let Some((before, after)) = line.split_once(&called) else { return false };
+    // On a store, or inside it; the catalog's own verbs have other arguments.
+    let on_store = before.ends_with("store") || before.ends_with("self");
+    on_store && (after.starts_with("key") || after.starts_with('&')) && !line.starts_with("//")
+}
+
+fn walk(folder: &Path, visit: &mut impl FnMut(&Path)) {
+    let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if name != "tests" {
+                walk(&path, visit);
+            }
+        } else if name.ends_with(".rs") && name != "tests.rs" && name != "testing.rs" {
+            visit(&path);
+        }
+    }
+}
