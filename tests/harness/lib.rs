@@ -1,6 +1,7 @@
 //! What the whole-system tests stand on: a broker's WAL writer, generators of
 //! batches, the daemon as a process, stores that count and fail.
 
+pub mod audit;
 pub mod batches;
 pub mod beside;
 pub mod broker;
@@ -9,6 +10,7 @@ pub mod counting;
 pub mod faults;
 pub mod fixture;
 pub mod mortal;
+pub mod gate;
 pub mod process;
 pub mod reads;
 pub mod three_phase;
