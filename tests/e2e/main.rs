@@ -21,6 +21,8 @@ mod record_codec;
 mod release;
 mod reports;
 mod search;
+mod simulation;
+mod steps;
 mod streams;
 mod three_phase;
 mod tidy;

@@ -15,6 +15,7 @@ use tierd::archive::{ArchiveOptions, IndexLevel};
 use tierd::catalog::{Catalog, ClusterName, WriterId};
 use tierd::clock::{Clock, ManualClock};
 use tierd::indexer::{Indexer, LiveIndexer, LiveOptions, PartitionReport, Progress};
+use tierd::metrics::Metrics;
 use tierd::read::{ArchiveReader, ReadOptions};
 use tierd::record::{Codec, TopicName, TopicPartition};
 use tierd::store::Store;
@@ -218,7 +219,8 @@ impl World {
         let reader = ArchiveReader::new(store.clone(), ReadOptions::default());
         let scratch = self.folder.path().join(format!("scratch-{who}"));
         let format = WalFormat::Chronik;
-        let indexer = Indexer::new(format, Arc::new(catalog), store, reader, scratch, options);
+        let (catalog, metrics) = (Arc::new(catalog), Metrics::new(Arc::clone(&time)).unwrap());
+        let indexer = Indexer::new(format, catalog, store, reader, scratch, options, metrics);
         let wal = WalDir::open(&self.folder.path().join(format!("wal-{who}")), format).unwrap();
         // Every segment that has a later one passes for rotated when it has settled.
         let rules = Rules { rotated_bytes_min: 0, ..Rules::default() };

@@ -12,15 +12,19 @@ use tierd::catalog::{BLOCK, Catalog, CatalogError, ClusterName, Edit, Snapshot, 
 use tierd::clock::{Clock, ManualClock};
 use tierd::config::Config;
 use tierd::indexer::{Indexer, LiveIndexer};
+use tierd::metrics::Metrics;
 use tierd::read::{ArchiveReader, ReadOptions};
 use tierd::record::{CanonicalRecord, Codec, TopicName, TopicPartition};
 use tierd::store::{ObjectKey, PartitionKey, Store};
 use tierd::wal::{WalDir, WalFormat};
 use tierd_tests::audit::audit;
 use tierd_tests::chronik::{WalWriter, sample_batch};
+use tierd_tests::counting::{CountingStore, Op};
 
-/// Archives that a root holds before it needs a page, and a few more.
-const ENTRIES: i64 = 130;
+/// More archives than a root holds without a page.
+const ENTRIES: i64 = 140;
+/// Archives whose commits are killed: the root gets its first page in one of them.
+const LAST_ENTRIES: usize = 3;
 /// Open transactions that a root holds, and a few more.
 const TRANSACTIONS: i64 = 140;
 /// More than an upload in one piece.
@@ -59,7 +63,6 @@ impl Work {
     fn before(self) -> Vec<Bytes> {
         match self {
             Self::Growth => vec![batch(0), batch(10)],
-            Self::Pages => (0..ENTRIES).map(|n| batch(10 * n)).collect(),
             _ => Vec::new(),
         }
     }
@@ -69,7 +72,7 @@ impl Work {
             Self::First => vec![batch(0), batch(10)],
             Self::Growth => (2..8).map(|n| batch(10 * n)).collect(),
             Self::Large => (0..9).map(|n| large(n, LARGE_BYTES / 9)).collect(),
-            Self::Pages => (ENTRIES..ENTRIES + 3).map(|n| batch(10 * n)).collect(),
+            Self::Pages => (0..ENTRIES).map(|n| batch(10 * n)).collect(),
             Self::Transactions => (0..TRANSACTIONS).map(transactional).collect(),
             Self::Void => Vec::new(),
         }
@@ -137,23 +140,30 @@ pub(super) struct Site {
 
 impl Site {
     pub(super) async fn prepare(of: Work) -> Self {
+        let (mut before, mut written) = (of.before(), of.written());
         let mut site = Self {
             folder: tempfile::tempdir().unwrap(),
             objects: InMemory::new(),
             base: None,
             archive_bytes: of.archive_bytes(),
-            all: of.before().into_iter().chain(of.written()).collect(),
+            all: BTreeSet::new(),
         };
-        site.segment(0, &of.before());
+        if of == Work::Pages {
+            let page = site.commits_before_a_page(&written).await;
+            written.truncate(page - 1 + LAST_ENTRIES);
+            before = written.drain(..page - 1).collect();
+        }
+        site.all = before.iter().chain(&written).cloned().collect();
+        site.segment(0, &before);
         let objects: Arc<dyn ObjectStore> = Arc::new(site.objects.fork());
         let store = Store::new(Arc::clone(&objects), "");
         if of == Work::Void {
             site.base = Some(sleep_through_a_block(&store).await);
-        } else if !of.before().is_empty() {
+        } else if !before.is_empty() {
             site.archive(store).await;
         }
         site.objects = copy(&objects).await;
-        site.segment(1, &of.written());
+        site.segment(1, &written);
         site
     }
 
@@ -178,6 +188,19 @@ impl Site {
         segment.finish().unwrap();
     }
 
+    /// How many commits of an archive each it takes until one writes a page.
+    async fn commits_before_a_page(&self, batches: &[Bytes]) -> usize {
+        self.segment(0, batches);
+        let counting = CountingStore::new(Arc::new(InMemory::new()));
+        let objects: Arc<dyn ObjectStore> = Arc::<CountingStore>::clone(&counting);
+        self.archive(Store::new(objects, "")).await;
+        let requests = counting.requests();
+        let page = requests.iter().position(|request| request.path.contains("/page/"));
+        let before = &requests[..page.expect("a page is written")];
+        let commits = before.iter().filter(|request| request.op == Op::Create);
+        commits.filter(|request| request.path.contains("/manifest/")).count()
+    }
+
     /// A process that archives everything and ends.
     async fn archive(&self, store: Store) {
         let catalog = Arc::new(catalog(&store, "me"));
@@ -189,7 +212,8 @@ impl Site {
         let reader = ArchiveReader::new(store.clone(), ReadOptions::default());
         let scratch = self.folder.path().join("scratch");
         let format = WalFormat::Chronik;
-        let indexer = Indexer::new(format, catalog, store, reader, scratch, options);
+        let metrics = Metrics::new(ManualClock::at(0)).unwrap();
+        let indexer = Indexer::new(format, catalog, store, reader, scratch, options, metrics);
         let wal = WalDir::open(&self.wal(), format).unwrap();
         let (offline, clock) = (Config::default().live(true).unwrap(), ManualClock::at(0));
         let live = LiveIndexer::new(indexer, wal, offline, clock, Arc::new(|| 1.0));
