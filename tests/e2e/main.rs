@@ -9,6 +9,8 @@ mod catalog;
 mod client;
 mod collect;
 mod complaints;
+mod corruption;
+mod durability;
 mod large;
 mod live;
 mod live_steps;

@@ -301,6 +301,12 @@ pub fn incarnation_folder(cluster: &ClusterName, topic: &TopicName, incarnation:
     format!("{}/{incarnation:010}", topic_folder(cluster, topic))
 }
 
+/// The folder of a partition's manifests.
+#[must_use]
+pub fn manifest_folder(of: &PartitionKey) -> String {
+    format!("{of}/{MANIFEST}")
+}
+
 /// The topic a folder of a cluster is for; `None` for any other folder.
 #[must_use]
 pub fn decode_topic(folder: &str) -> Option<TopicName> {

@@ -9,15 +9,15 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, TryStreamExt};
 use tokio_util::io::StreamReader;
 
 use crate::archive::{ArchiveSummary, verify_stream};
-use crate::catalog::{ArchiveEntry, Catalog, CatalogError};
+use crate::catalog::{ArchiveEntry, Catalog, CatalogError, Snapshot};
 use crate::error::{Classify, ErrorKind};
 use crate::read::{ArchiveReader, ReadError, ReadStats};
 use crate::record::{OffsetRange, TopicPartition};
-use crate::store::{ObjectKey, Store, StoreError};
+use crate::store::{ObjectKey, PartitionKey, Store, StoreError, keys};
 
 /// Bytes one request of a deep check asks for.
 const PIECE_BYTES: u64 = 8 << 20;
@@ -110,12 +110,32 @@ pub async fn verify_partition(
     deep: bool,
 ) -> Result<Check, VerifyError> {
     let mut check = Check::default();
-    let snapshot = match catalog.load(tp, Some(incarnation)).await {
-        Ok(Some(snapshot)) => snapshot,
-        Ok(None) => return Ok(check),
+    // Listed before it is loaded: what is committed between the two is no finding.
+    let listed = newest_listed(store, catalog, tp, incarnation).await?;
+    let loaded = match catalog.load(tp, Some(incarnation)).await {
+        Ok(loaded) => loaded,
         Err(error) => return lost_catalog(check, tp, error),
     };
+    let found = loaded.as_deref().map_or(0, Snapshot::number);
+    if found < listed {
+        let why = format!(
+            "manifest {} is gone: {listed} are listed, and those behind it are not found without it",
+            found + 1
+        );
+        let object = format!("manifests of {tp}");
+        check.problems.push(Problem { health: Health::Lost, object, range: None, why });
+    }
+    let Some(snapshot) = loaded else { return Ok(check) };
     check.generation = snapshot.number();
+    match catalog.incarnations(tp.topic()).await {
+        Ok(lives) if lives.iter().any(|life| life.number == incarnation) => {}
+        Ok(_) => {
+            let why = format!("the store does not have incarnation {incarnation}");
+            let object = format!("incarnations of {}", tp.topic());
+            check.problems.push(Problem { health: Health::Lost, object, range: None, why });
+        }
+        Err(error) => check = lost_catalog(check, tp, error)?,
+    }
     if let Err(error) = catalog.verify_history(&snapshot).await {
         check = lost_catalog(check, tp, error)?;
     }
@@ -132,6 +152,25 @@ pub async fn verify_partition(
         }
     }
     Ok(check)
+}
+
+/// The greatest number of a manifest that a listing shows, 0 where it shows none. A
+/// listing may miss some, so only what it shows says anything.
+async fn newest_listed(
+    store: &Store,
+    catalog: &Catalog,
+    tp: &TopicPartition,
+    incarnation: u32,
+) -> Result<u64, StoreError> {
+    let of = PartitionKey { cluster: catalog.cluster().clone(), tp: tp.clone(), incarnation };
+    let mut listed = Box::pin(store.list(&keys::manifest_folder(&of)));
+    let mut newest = 0;
+    while let Some(object) = listed.try_next().await? {
+        if let Ok(ObjectKey::Manifest { number, .. }) = ObjectKey::decode(&object.name) {
+            newest = newest.max(number);
+        }
+    }
+    Ok(newest)
 }
 
 /// A catalog that is damaged is a finding; one that cannot be asked is an error.

@@ -1,6 +1,7 @@
 //! One replica's WAL: the batches of the log, in its own order, cut into segments at
 //! its own borders.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use tierd_tests::audit::range_of;
 use tierd_tests::chronik::{FrameParts, Style};
 
 use super::TOPIC;
@@ -23,6 +25,8 @@ pub(super) struct Replica {
     batches: Vec<Bytes>,
     written: usize,
     segment: u64,
+    /// The greatest last offset of every segment on disk.
+    on_disk: BTreeMap<u64, i64>,
     /// Batches that the segment still takes.
     room: u32,
 }
@@ -39,7 +43,14 @@ impl Replica {
             }
         }
         fs::create_dir_all(root).unwrap();
-        Self { root: root.to_owned(), batches, written: 0, segment: 0, room: 0 }
+        Self {
+            root: root.to_owned(),
+            batches,
+            written: 0,
+            segment: 0,
+            on_disk: BTreeMap::new(),
+            room: 0,
+        }
     }
 
     pub(super) fn is_whole(&self) -> bool {
@@ -55,15 +66,37 @@ impl Replica {
             }
             let wire = &self.batches[self.written];
             let frame = FrameParts::of_batch(TOPIC, 0, wire, Style::CURRENT).unwrap().encode();
-            let folder = self.root.join(TOPIC).join("0");
-            fs::create_dir_all(&folder).unwrap();
-            let path = folder.join(format!("wal_0_{}.log", self.segment));
+            let path = self.path(self.segment);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let last = self.on_disk.entry(self.segment).or_insert(-1);
+            *last = (*last).max(range_of(wire).1);
             let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
             file.write_all(&frame).unwrap();
             file.set_modified(UNIX_EPOCH + Duration::from_millis(wall_ms as u64)).unwrap();
             self.written += 1;
             self.room -= 1;
         }
+    }
+
+    /// Deletes every segment that lies wholly below `through`, as the broker may.
+    pub(super) fn delete_below(&mut self, through: i64) -> usize {
+        let writing = (self.room > 0).then_some(self.segment);
+        let below = |id: u64, last: i64| last < through && Some(id) != writing;
+        let gone: Vec<u64> = self
+            .on_disk
+            .iter()
+            .filter(|(id, last)| below(**id, **last))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &gone {
+            fs::remove_file(self.path(*id)).unwrap();
+            self.on_disk.remove(id);
+        }
+        gone.len()
+    }
+
+    fn path(&self, segment: u64) -> PathBuf {
+        self.root.join(TOPIC).join("0").join(format!("wal_0_{segment}.log"))
     }
 
     /// What comes next goes to a segment of its own.

@@ -58,6 +58,7 @@ pub(super) struct Sums {
     late: u64,
     declared_gaps: u64,
     beneath: u64,
+    deleted: u64,
 }
 
 impl Sums {
@@ -70,6 +71,7 @@ impl Sums {
         self.late += more.late;
         self.declared_gaps += more.declared_gaps;
         self.beneath += more.beneath;
+        self.deleted += more.deleted;
     }
 }
 
@@ -267,6 +269,14 @@ impl World {
             let daemon = &mut self.daemons[who];
             assert!(told >= daemon.told || daemon.lied_to, "{told} after {}", daemon.told);
             daemon.told = daemon.told.max(told);
+            // The broker takes the word for it.
+            let releasable = report.releasable_through;
+            assert!(releasable <= self.through, "{releasable} may go, {} is there", self.through);
+            if self.random.random_bool(0.5) {
+                let deleted = self.daemons[who].wal.delete_below(releasable);
+                self.note(format!("broker {who} deletes {deleted} segments below {releasable}"));
+                self.sums.deleted += deleted as u64;
+            }
         }
     }
 
@@ -404,7 +414,7 @@ impl World {
         }
         let clock = Arc::clone(&self.daemons[who].clock);
         // Sometimes the broker was started again too: its segments are closed.
-        let started = if self.random.random_bool(0.3) {
+        let started = if self.random.random_bool(0.5) {
             self.daemons[who].wal.roll();
             self.wall_ms
         } else {
