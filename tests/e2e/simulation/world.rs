@@ -215,7 +215,11 @@ impl World {
         let catalog = catalog(&store, &format!("writer-{who}"), Arc::clone(&time), self.lives);
         let options = ArchiveOptions {
             target_log_bytes: ARCHIVE_BYTES,
-            index_level: if self.seed % 16 == 0 { IndexLevel::Keys } else { IndexLevel::None },
+            index_level: if self.seed.is_multiple_of(16) {
+                IndexLevel::Keys
+            } else {
+                IndexLevel::None
+            },
             ..ArchiveOptions::default()
         };
         let reader = ArchiveReader::new(store.clone(), ReadOptions::default());
@@ -228,7 +232,8 @@ impl World {
         let rules = Rules { rotated_bytes_min: 0, ..Rules::default() };
         let gap_timeout = Duration::from_secs(3600);
         let broker = BrokerStart::At(started);
-        let options = LiveOptions { broker, rules, gap_timeout };
+        let standby_wait = Duration::from_secs(60);
+        let options = LiveOptions { broker, rules, gap_timeout, standby_wait };
         Arc::new(LiveIndexer::new(indexer, wal, options, time, Arc::new(|| 1.0)))
     }
 
