@@ -9,6 +9,7 @@
 mod job;
 mod outage;
 mod servers;
+mod sidecar;
 mod suite;
 
 use tierd::error::{Classify, ErrorKind};
