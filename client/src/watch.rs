@@ -28,7 +28,9 @@ pub struct Watermark {
     /// End (exclusive) of what the archive answers. It permits no deletion.
     pub archived_through: i64,
     /// End (exclusive) of what the broker may delete of the log beside this
-    /// daemon; 0 for nothing. A segment may go that lies wholly below it.
+    /// daemon; 0 for nothing. A segment may go that lies wholly below it and was
+    /// closed before this was told: one written later, with offsets issued again, is
+    /// not covered by it.
     pub releasable_through: i64,
 }
 

@@ -18,6 +18,7 @@ use tierd::indexer::{Indexer, LiveIndexer, LiveOptions, Progress, STANDBY_WAIT};
 use tierd::metrics::Metrics;
 use tierd::read::{ArchiveReader, ReadOptions};
 use tierd::record::{Codec, OffsetRange, TopicName, TopicPartition};
+use tierd::reports::{Report, Reports, Role};
 use tierd::store::Store;
 use tierd::task::Leave;
 use tierd::wal::classify::Rules;
@@ -37,6 +38,7 @@ struct Bench {
     clock: Arc<ManualClock>,
     store: Store,
     metrics: Metrics,
+    reports: Arc<Reports>,
     live: Arc<LiveIndexer>,
 }
 
@@ -45,6 +47,7 @@ fn live(
     clock: &Arc<ManualClock>,
     store: &Store,
     metrics: &Metrics,
+    reports: &Arc<Reports>,
     writer: &str,
 ) -> Arc<LiveIndexer> {
     static SEED: AtomicU8 = AtomicU8::new(0);
@@ -76,7 +79,8 @@ fn live(
         standby_wait: STANDBY_WAIT,
     };
     let wal = WalDir::open(&folder.path().join("wal"), WalFormat::Chronik).unwrap();
-    Arc::new(LiveIndexer::new(indexer, wal, options, time, Arc::new(|| 1.0)))
+    let live = LiveIndexer::new(indexer, wal, options, time, Arc::new(|| 1.0));
+    Arc::new(live.heeding(Arc::clone(reports)))
 }
 
 impl Bench {
@@ -93,8 +97,9 @@ impl Bench {
         fs::create_dir(folder.path().join("wal")).unwrap();
         let time: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
         let metrics = Metrics::new(time).unwrap();
-        let live = live(&folder, &clock, &store, &metrics, writer);
-        Self { folder, clock, store, metrics, live }
+        let reports = Arc::<Reports>::default();
+        let live = live(&folder, &clock, &store, &metrics, &reports, writer);
+        Self { folder, clock, store, metrics, reports, live }
     }
 
     /// Writes a segment anew, last modified `at` seconds after the broker's start.
@@ -105,6 +110,10 @@ impl Bench {
         }
         segment.finish().unwrap();
         self.touch(id, at);
+    }
+
+    fn report(&self, report: Report) {
+        self.reports.report(&tp(), report).unwrap();
     }
 
     fn touch(&self, id: u64, at: i64) {
@@ -284,7 +293,8 @@ async fn a_hole_that_nothing_fills_becomes_a_gap_after_the_timeout() {
 async fn a_hole_is_the_last_committers_to_declare_until_he_is_silent() {
     let bench = Bench::new();
     bench.segment(0, -10, &[&batch(0)]);
-    let theirs = live(&bench.folder, &bench.clock, &bench.store, &bench.metrics, "they");
+    let theirs =
+        live(&bench.folder, &bench.clock, &bench.store, &bench.metrics, &bench.reports, "they");
     theirs.look().unwrap();
     assert_eq!(theirs.step(&tp()).await.1, Progress::Done);
 

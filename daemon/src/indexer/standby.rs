@@ -3,8 +3,9 @@
 //!
 //! Nobody holds a lease. Who committed last goes on; every other one stands by, and
 //! acts when the same batch has been waiting for [`STANDBY_WAIT`]: the one who
-//! committed last is gone, or his WAL lacks it. Should both act, the catalog decides,
-//! and the loser stands by in his turn. It saves work and never decides what is right.
+//! committed last is gone, or his WAL lacks it. Whose broker says that it leads acts at
+//! once. Should both act, the catalog decides, and the loser stands by in his turn. It
+//! saves work and never decides what is right.
 
 use std::time::Duration;
 
@@ -28,8 +29,8 @@ impl Standby {
     }
 
     /// When this daemon may archive, monotonic: no later than `now`, or a time to
-    /// look again at. `others` says whether another writer committed last, `oldest`
-    /// which batch is the first that is not committed.
+    /// look again at. `others` says whether it is another writer's, who
+    /// committed last, `oldest` which batch is the first that is not committed.
     pub(super) fn turn(&mut self, others: bool, oldest: Option<Batch>, now: Duration) -> Duration {
         self.waiting = oldest.filter(|_| others).map(|oldest| match self.waiting {
             Some((known, since)) if known == oldest => (known, since),

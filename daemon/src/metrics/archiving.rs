@@ -39,6 +39,8 @@ pub enum Stall {
     NotClosed,
     /// It waits for missing offsets.
     Hole,
+    /// The rest is not committed by the broker yet, or of an open transaction.
+    Held,
     /// Another writer has archived it so far and has the first turn.
     Standby,
     /// The store does not answer, or has no room.
@@ -59,9 +61,10 @@ pub enum Stall {
 
 impl Stall {
     /// Every reason, in the order of the declaration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NotClosed,
         Self::Hole,
+        Self::Held,
         Self::Standby,
         Self::Store,
         Self::Refused,
@@ -78,6 +81,7 @@ impl Stall {
         match self {
             Self::NotClosed => "not_closed",
             Self::Hole => "hole",
+            Self::Held => "held",
             Self::Standby => "standby",
             Self::Store => "store",
             Self::Refused => "refused",

@@ -108,3 +108,38 @@ async fn where_nothing_is_committed_nobody_waits() {
     bench.segment(0, -10, &[&batch(0)]);
     assert_eq!(bench.round().await, Some(Progress::Done));
 }
+
+#[tokio::test]
+async fn a_standby_acts_at_once_when_its_broker_says_that_it_leads() {
+    let (leader, standby) = pair().await;
+    let role = |role| standby.report(Report { role, ..Report::default() });
+    standby.segment(1, -9, &[&batch(20)]);
+    role(Role::Follower);
+    assert_eq!(standby.round().await, Some(Progress::Standby));
+    assert_eq!(standby.round().await, None, "a follower waits");
+    role(Role::Leader);
+    assert_eq!(standby.round().await, Some(Progress::Done));
+    assert_eq!(standby.through().await, 30);
+    assert_eq!(standby.round().await, None, "once");
+
+    // Told before there is anything to wait for; and no more when it follows again.
+    leader.segment(1, -9, &[&batch(20)]);
+    leader.segment(2, -8, &[&batch(30)]);
+    leader.clock.advance(STANDBY_WAIT);
+    while leader.round().await.is_some() {
+        leader.clock.advance(STANDBY_WAIT);
+    }
+    assert_eq!(leader.through().await, 40);
+    for id in [2, 3] {
+        standby.segment(id, -7, &[&batch(10 + 10 * id as i64)]);
+    }
+    assert_eq!(standby.round().await, Some(Progress::Done), "it need not wait");
+    assert_eq!(standby.through().await, 50);
+    role(Role::Follower);
+    leader.segment(3, -7, &[&batch(40)]);
+    leader.segment(4, -6, &[&batch(50)]);
+    leader.report(Report { role: Role::Leader, ..Report::default() });
+    assert_eq!(leader.round().await, Some(Progress::Done));
+    standby.segment(5, -5, &[&batch(60)]);
+    assert_eq!(standby.round().await, Some(Progress::Standby));
+}

@@ -94,7 +94,8 @@ async fn after_a_restart_what_is_archived_is_no_backlog() {
     let bench = Bench::new();
     bench.segment(0, -10, &[&batch(0), &batch(10)]);
     assert_eq!(bench.round().await, Some(Progress::Done));
-    let again = live(&bench.folder, &bench.clock, &bench.store, &bench.metrics, "me");
+    let again =
+        live(&bench.folder, &bench.clock, &bench.store, &bench.metrics, &bench.reports, "me");
     again.look().unwrap();
     let unread = bench.backlog();
     assert_eq!((unread.offsets, unread.archived_through), (0, 0), "nothing is known yet");
@@ -206,4 +207,18 @@ async fn livez_tells_a_loop_that_stands_still_from_one_that_waits_for_its_store(
         .rounds("no stall", || bench.series("tierd_partitions_stalled{reason=\"store\"}") == 0.0)
         .await;
     running.stop.cancel();
+}
+
+#[tokio::test]
+async fn what_the_broker_has_not_committed_is_told_as_held() {
+    let bench = Bench::new();
+    bench.segment(0, -10, &[&batch(0), &batch(10)]);
+    let high = |offset| Report { high_watermark: Some(offset), ..Report::default() };
+    bench.report(high(10));
+    assert_eq!(bench.round().await, Some(Progress::Done));
+    assert_eq!((bench.backlog().stall, bench.through().await), (Some(Stall::Held), 10));
+    assert_eq!(bench.series("tierd_partitions_stalled{reason=\"held\"}"), 1.0);
+    bench.report(high(20));
+    assert_eq!(bench.round().await, Some(Progress::Done));
+    assert_eq!((bench.backlog().stall, bench.through().await), (None, 20));
 }

@@ -35,7 +35,7 @@ use crate::clock::Clock;
 use crate::error::Classify;
 use crate::metrics::{Metrics, Stage, Stall};
 use crate::record::{OffsetRange, TopicName, TopicPartition};
-use crate::reports::Reports;
+use crate::reports::{Reports, Role};
 use crate::task::{Backoff, Jitter, Leave};
 use crate::wal::classify::{Broker, Class, Facts, Rules};
 use crate::wal::{BrokerStart, Observations, Observed, SegmentFile, WalDir};
@@ -159,6 +159,8 @@ struct Work {
     /// The committed end that something waits for to move.
     held_at: Option<i64>,
     standby: Standby,
+    /// Whether the last step left the turn to another writer.
+    stands_by: bool,
     /// How the last step left it.
     standstill: Standstill,
 }
@@ -176,6 +178,7 @@ impl Work {
             other: None,
             held_at: None,
             standby: Standby::new(options.standby_wait),
+            stands_by: false,
             standstill: Standstill::default(),
         }
     }
@@ -349,7 +352,8 @@ impl LiveIndexer {
         let seen = signature(partition.standing(broker, &self.options.rules, &*self.clock));
         let any_ready = seen.iter().any(|(_, ready)| ready.is_some());
         let freed = work.held_at.is_some() && work.held_at != self.stable_end(tp, broker);
-        let woken = freed || work.wake_at.is_some_and(|at| at <= now);
+        let leads = work.stands_by && self.leads(tp);
+        let woken = freed || leads || work.wake_at.is_some_and(|at| at <= now);
         any_ready && (woken || work.settled_on.as_ref() != Some(&seen))
     }
 
@@ -450,6 +454,7 @@ impl LiveIndexer {
             *work = Work::new(&self.options, life.incarnation());
         }
         (work.settled_on, work.wake_at, work.held_at) = (None, None, None);
+        work.stands_by = false;
         let mut memory = std::mem::take(&mut work.memory);
         let (format, of) = (self.indexer.format, tp.clone());
         let (pulse, timed) = (self.indexer.pulse.clone(), self.metrics().stage_begins(Stage::Scan));
@@ -495,7 +500,7 @@ impl LiveIndexer {
                     return Some(gaps.len());
                 }
                 scene.other_silent_since = work.other_silent_since(newest, writer, scene.now);
-                let others = scene.other_silent_since.is_some();
+                let others = scene.other_silent_since.is_some() && !self.leads(tp);
                 let turn = work.standby.turn(others, oldest.map(Frame::identity), scene.now);
                 if turn > scene.now {
                     work.wake_at = Some(turn);
@@ -514,6 +519,7 @@ impl LiveIndexer {
             work.wake(self.clock.monotonic() + UNREADABLE_PAUSE);
         }
         work.held_at = stable_end.filter(|_| held_back);
+        work.stands_by = stands_by;
         report.waits_for = hole;
         if left_out || doubted {
             return Ok(Progress::More);
@@ -600,7 +606,7 @@ impl LiveIndexer {
                 work.standstill.stalled(match progress {
                     Progress::Waiting(_) => Some(Stall::Hole),
                     Progress::Standby => Some(Stall::Standby),
-                    _ => None,
+                    _ => work.held_at.map(|_| Stall::Held),
                 });
                 progress
             }
@@ -648,6 +654,11 @@ impl LiveIndexer {
     fn stable_end(&self, tp: &TopicPartition, broker: Broker) -> Option<i64> {
         let report = self.reports.of(tp).filter(|_| broker != Broker::Stopped);
         report.and_then(|report| report.stable_end())
+    }
+
+    /// Whether the broker said last that it leads.
+    fn leads(&self, tp: &TopicPartition) -> bool {
+        self.reports.of(tp).is_some_and(|report| report.role == Role::Leader)
     }
 
     fn partitions(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Partition>> {
