@@ -15,7 +15,9 @@ use tierd::fetch::{
     Caller, FetchEvent, FetchRequest, Isolation, OffsetQuery, Overlaps, PartitionRequest,
     PartitionTrailer, Status,
 };
-use tierd::indexer::{Indexer, LiveIndexer, LogStart, LogStartError, LogStarts};
+use tierd::indexer::{
+    Indexer, LiveIndexer, LogStart, LogStartError, LogStarts, PartitionReport as StepReport,
+};
 use tierd::read::ReadStats;
 use tierd::record::{Codec, TopicName, TopicPartition};
 use tierd::reports::Report;
@@ -55,9 +57,17 @@ struct Beside {
 
 impl Beside {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap(), Store::open("memory:").unwrap())
+    }
+
+    /// Another process beside the same broker, to which nothing is reported yet.
+    fn restarted(self) -> Self {
+        Self::on(self.folder, self.rooms.store)
+    }
+
+    fn on(folder: tempfile::TempDir, store: Store) -> Self {
         let config = Config { writer_id: Some("w".to_owned()), ..Config::default() };
-        let rooms = Rooms::over(Store::open("memory:").unwrap(), &config).unwrap();
+        let rooms = Rooms::over(store, &config).unwrap();
         std::fs::create_dir_all(folder.path().join("wal")).unwrap();
         let indexer = Indexer::new(
             WalFormat::Chronik,
@@ -72,16 +82,59 @@ impl Beside {
         let options = Config::default().live(false).unwrap();
         let live = LiveIndexer::new(indexer, wal, options, SystemClock::new(), Arc::new(|| 1.0))
             .heeding(Arc::clone(&rooms.reports));
-        let tp = TopicPartition::new(TopicName::new("t").unwrap(), 0).unwrap();
-        Self { folder, rooms, live: Arc::new(live), tp }
+        Self { folder, rooms, live: Arc::new(live), tp: of(0) }
     }
 
     fn segment(&self, id: u64, batches: &[Bytes]) {
-        let mut segment = WalWriter::create(&self.folder.path().join("wal"), "t", 0, id).unwrap();
+        self.segment_of(0, id, batches);
+    }
+
+    fn segment_of(&self, partition: i32, id: u64, batches: &[Bytes]) {
+        let wal = self.folder.path().join("wal");
+        let mut segment = WalWriter::create(&wal, "t", partition, id).unwrap();
         for batch in batches {
             segment.append(batch).unwrap();
         }
         written(&segment.finish().unwrap());
+    }
+
+    fn delete(&self, partition: i32, id: u64) {
+        let path = format!("wal/t/{partition}/wal_{partition}_{id}.log");
+        std::fs::remove_file(self.folder.path().join(path)).unwrap();
+    }
+
+    fn has_id(&self, partition: i32, id: u8) {
+        let report = Report { topic_id: Some([id; 16]), ..Report::default() };
+        self.rooms.reports.report(&of(partition), report).unwrap();
+    }
+
+    /// Archives what is due, for as long as something is; the last report of `tp`.
+    async fn archive_all(&self) -> Option<StepReport> {
+        let mut last = None;
+        for _ in 0..4 {
+            let look = self.live.look().unwrap();
+            for tp in &look.due {
+                let (report, _) = self.live.step(tp).await;
+                assert!(report.error.is_none(), "{:?}", report.error);
+                last = Some(report).filter(|_| *tp == self.tp).or(last);
+            }
+            if look.due.is_empty() {
+                return last;
+            }
+        }
+        panic!("partitions stay due");
+    }
+
+    /// How far the archive of one life goes, and the topic id in it.
+    async fn life(&self, partition: i32, number: u32) -> Option<(i64, Option<[u8; 16]>)> {
+        let newest = self.rooms.catalog.load(&of(partition), Some(number)).await.unwrap()?;
+        Some((newest.archived_through(), newest.manifest().topic_id))
+    }
+
+    /// The topic ids that the lives began with.
+    async fn lives(&self) -> Vec<Option<[u8; 16]>> {
+        let lives = self.rooms.catalog.incarnations(self.tp.topic()).await.unwrap();
+        lives.iter().map(|life| life.topic_id).collect()
     }
 
     fn report(&self, report: Report) {
@@ -104,9 +157,18 @@ impl Beside {
     }
 
     async fn fetch(&self, offset: i64, caller: Caller) -> (PartitionTrailer, Vec<u8>) {
+        self.fetch_life(None, offset, caller).await
+    }
+
+    async fn fetch_life(
+        &self,
+        incarnation: Option<u32>,
+        offset: i64,
+        caller: Caller,
+    ) -> (PartitionTrailer, Vec<u8>) {
         let partition = PartitionRequest {
             tp: self.tp.clone(),
-            incarnation: None,
+            incarnation,
             offset,
             max_bytes: u64::MAX,
             min_one_batch: true,
@@ -132,6 +194,10 @@ impl Beside {
     async fn status(&self, offset: i64, caller: Caller) -> Status {
         self.fetch(offset, caller).await.0.status
     }
+}
+
+fn of(partition: i32) -> TopicPartition {
+    TopicPartition::new(TopicName::new("t").unwrap(), partition).unwrap()
 }
 
 fn written(path: &Path) {
@@ -225,6 +291,133 @@ async fn callers_of_another_leader_lineage_or_topic_are_refused() {
     assert_eq!(beside.status(7, nobody).await, Status::UnknownTopicOrPartition);
     assert_eq!(beside.status(7, id(9)).await, Status::UnknownTopicOrPartition);
     assert_eq!(beside.status(7, id(7)).await, Status::InconsistentTopicId);
+}
+
+#[tokio::test]
+async fn another_topic_id_begins_a_life_of_which_old_segments_are_no_part() {
+    let beside = Beside::new();
+    beside.rooms.reports.broker_started(STARTED);
+    let old = [batch(0, 9, 0), batch(10, 19, 0)];
+    beside.segment(0, &old);
+    beside.segment(1, &[batch(20, 29, 0)]);
+    beside.has_id(0, 1);
+    beside.high_watermark(20);
+    let before = beside.archive_all().await.unwrap();
+    assert_eq!((before.archived_through, before.releasable_through), (20, 20));
+    assert_eq!(before.releasable, [0]);
+
+    // Made anew: what is left of the old one is all there is.
+    beside.has_id(0, 2);
+    let found = beside.archive_all().await.unwrap();
+    assert_eq!((found.incarnation, found.releasable_through), (1, 0));
+    assert!(found.releasable.is_empty() && found.findings[0].line.contains("2 segments are left"));
+    assert_eq!(beside.lives().await, [Some([1; 16]), Some([2; 16])]);
+    assert_eq!(beside.life(0, 1).await, None);
+
+    // Its own first segment, whose number lies behind the old ones'.
+    let new = batch(0, 4, 3);
+    beside.segment(2, std::slice::from_ref(&new));
+    let found = beside.archive_all().await.unwrap();
+    assert_eq!((found.archived_through, found.releasable_through), (5, 0));
+    assert!(found.releasable.is_empty(), "{:?}", found.releasable);
+
+    // A restart, and nothing is reported yet.
+    let beside = beside.restarted();
+    beside.rooms.reports.broker_started(STARTED);
+    let late = batch(5, 9, 3);
+    beside.segment(3, std::slice::from_ref(&late));
+    let found = beside.archive_all().await.unwrap();
+    assert_eq!((found.incarnation, found.archived_through), (1, 10));
+    assert_eq!(found.releasable_through, 0);
+    assert_eq!(beside.life(0, 0).await, Some((20, Some([1; 16]))));
+    assert_eq!(beside.life(0, 1).await, Some((10, Some([2; 16]))));
+    beside.has_id(0, 2);
+    beside.archive_all().await;
+
+    // One number comes again, the other goes.
+    let again = batch(10, 14, 3);
+    beside.segment(0, std::slice::from_ref(&again));
+    beside.delete(0, 1);
+    let found = beside.archive_all().await.unwrap();
+    assert_eq!((found.archived_through, found.releasable_through), (15, 15));
+    assert_eq!(found.releasable, [0, 2, 3]);
+
+    let (trailer, wire) = beside.fetch(0, Caller::default()).await;
+    assert_eq!(trailer.status, Status::Ok, "{}", trailer.message);
+    assert_eq!(wire, [new, late, again].concat());
+    let (trailer, wire) = beside.fetch_life(Some(0), 0, Caller::default()).await;
+    assert_eq!(trailer.status, Status::Ok, "{}", trailer.message);
+    assert_eq!(wire, old.concat());
+    assert!(beside.live.look().unwrap().due.is_empty(), "a settled partition costs no step");
+}
+
+#[tokio::test]
+async fn the_first_topic_id_is_adopted_and_the_same_again_changes_nothing() {
+    let beside = Beside::new();
+    beside.rooms.reports.broker_started(STARTED);
+    beside.segment(0, &[batch(0, 9, 0)]);
+    beside.archive_all().await;
+    assert_eq!(beside.life(0, 0).await, Some((10, None)));
+    beside.has_id(0, 1);
+    beside.archive_all().await;
+    beside.segment(1, &[batch(10, 19, 0)]);
+    beside.archive_all().await;
+    assert_eq!(beside.life(0, 0).await, Some((20, Some([1; 16]))));
+    beside.has_id(0, 1);
+    assert!(beside.live.look().unwrap().due.is_empty());
+
+    // The life began without an id; its manifest tells it.
+    let beside = beside.restarted();
+    beside.rooms.reports.broker_started(STARTED);
+    beside.has_id(0, 1);
+    assert_eq!(beside.archive_all().await.unwrap().incarnation, 0);
+    assert_eq!(beside.lives().await, [None]);
+    beside.has_id(0, 2);
+    assert_eq!(beside.archive_all().await.unwrap().incarnation, 1);
+    assert_eq!(beside.lives().await, [None, Some([2; 16])]);
+}
+
+#[tokio::test]
+async fn a_topic_made_anew_before_anything_was_committed_is_another_life() {
+    let beside = Beside::new();
+    beside.rooms.reports.broker_started(STARTED);
+    beside.segment(0, &[batch(0, 9, 0)]);
+    beside.has_id(0, 1);
+    beside.high_watermark(0);
+    assert_eq!(beside.archive_all().await.unwrap().archived_through, 0);
+    beside.has_id(0, 2);
+    beside.segment(1, &[batch(0, 4, 3)]);
+    assert_eq!(beside.archive_all().await.unwrap().incarnation, 1);
+    assert_eq!(beside.lives().await, [Some([1; 16]), Some([2; 16])]);
+    assert_eq!(beside.life(0, 0).await, None);
+    assert_eq!(beside.life(0, 1).await, Some((5, Some([2; 16]))));
+}
+
+#[tokio::test]
+async fn partitions_of_a_topic_agree_on_the_life_of_an_id_each_when_it_is_told() {
+    let beside = Beside::new();
+    beside.rooms.reports.broker_started(STARTED);
+    for partition in 0..2 {
+        beside.segment_of(partition, 0, &[batch(0, 9, 0)]);
+        beside.has_id(partition, 1);
+    }
+    beside.archive_all().await;
+    beside.has_id(0, 2);
+    beside.segment_of(0, 1, &[batch(0, 4, 3)]);
+    // Of the other one the old id is still told: what it has is the old topic's.
+    beside.segment_of(1, 1, &[batch(10, 19, 0)]);
+    beside.archive_all().await;
+    assert_eq!(beside.life(0, 1).await, Some((5, Some([2; 16]))));
+    assert_eq!(beside.life(1, 0).await, Some((20, Some([1; 16]))));
+    assert_eq!(beside.life(1, 1).await, None);
+
+    beside.has_id(1, 2);
+    beside.segment_of(1, 2, &[batch(0, 6, 3)]);
+    beside.archive_all().await;
+    assert_eq!(beside.life(1, 1).await, Some((7, Some([2; 16]))));
+    assert_eq!(beside.life(1, 0).await, Some((20, Some([1; 16]))));
+    assert_eq!(beside.life(0, 0).await, Some((10, Some([1; 16]))));
+    assert_eq!(beside.lives().await, [Some([1; 16]), Some([2; 16])]);
 }
 
 #[tokio::test]

@@ -1,7 +1,13 @@
-//! Owns which life of its topic a partition's WAL belongs to, where the broker
-//! gives topics no id.
+//! Owns which life of its topic a partition's WAL belongs to.
 //!
-//! A topic that was deleted and made again has the same name, offsets from 0 and
+//! Where the broker reports topic ids they decide: an id that no life has begins one,
+//! or is adopted by the newest where that has none. A partition of which an older id
+//! is still reported stays in the life of that id. Segments that this writer recorded
+//! in the life before are of that life for as long as they are there, and no part of
+//! the new one; until they are gone the ledger in the store stays theirs, and nothing
+//! of the new life is told releasable.
+//!
+//! The rest is for brokers that give topics no id. A topic that was deleted and made again has the same name, offsets from 0 and
 //! other bytes; a broker that crashed may write offsets again, with other bytes
 //! too, and that is the same topic. What tells them apart is that the first left
 //! no file behind. So a new life begins only when, over all partitions of the
@@ -19,7 +25,7 @@
 //! it costs nothing. What is remembered here between steps is what the ledgers in
 //! the store say.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
@@ -38,11 +44,16 @@ use crate::wal::{FrameRef, SegmentFile, WalFormat, first_frame, scan};
 /// Ledgers of a topic that are read together, each by one small request.
 const IN_FLIGHT: usize = 16;
 
+/// An id that the broker gave the topic.
+pub(super) type TopicId = [u8; 16];
+
 /// The segments of one partition, each with the life of its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Local {
     pub(super) tp: TopicPartition,
     pub(super) segments: Vec<(SegmentFile, u64)>,
+    /// The topic's id, where the broker reported one for this partition.
+    pub(super) topic_id: Option<TopicId>,
     /// Those that the broker emptied and filled again: they are left, whatever they
     /// begin with.
     pub(super) emptied: Vec<u64>,
@@ -63,6 +74,10 @@ pub(super) struct Life {
     pub(super) moved: bool,
     /// The segments that are there and hold a batch, by what tells them apart.
     pub(super) present: Vec<Recorded>,
+    /// Numbers of the segments that are there and of an earlier life.
+    pub(super) left: HashSet<u64>,
+    /// The topic's id by which it was found out.
+    pub(super) topic_id: Option<TopicId>,
     /// What a person should know.
     pub(super) findings: Vec<Finding>,
 }
@@ -83,8 +98,14 @@ pub(super) struct Lives {
 #[derive(Debug, Default)]
 struct Topic {
     incarnation: u32,
+    /// The lives of partitions of which an older id is still reported.
+    behind: BTreeMap<i32, u32>,
+    /// The lives there are, with the id of each as far as it is known.
+    ids: BTreeMap<u32, Option<TopicId>>,
+    /// Those of them that were read in the store.
+    began: BTreeSet<u32>,
     /// What was there when it was found out; `None` before.
-    settled_on: Option<Signature>,
+    settled_on: Option<(Signature, Ids)>,
     /// What the store remembers, by partition.
     ledgers: BTreeMap<i32, Option<Ledger>>,
     /// The first batch of each segment, by partition, number and its life.
@@ -95,6 +116,9 @@ struct Topic {
 /// By partition, segment and the life of its number; with the size of those that
 /// have no batch yet.
 type Signature = Vec<(i32, u64, u64, Option<u64>)>;
+
+/// What is reported of the partitions that are listed.
+type Ids = Vec<(i32, Option<TopicId>)>;
 
 /// What one partition of a topic shows of its life.
 #[derive(Clone, Copy, Debug)]
@@ -175,7 +199,7 @@ impl Lives {
 }
 
 impl Topic {
-    fn signature(&self, locals: &[Local]) -> Signature {
+    fn signature(&self, locals: &[Local]) -> (Signature, Ids) {
         let mut signature = Signature::new();
         for local in locals {
             let partition = local.tp.partition();
@@ -184,7 +208,8 @@ impl Topic {
                 (partition, file.id, *life, (!known).then_some(file.len))
             }));
         }
-        signature
+        let ids = locals.iter().map(|local| (local.tp.partition(), local.topic_id)).collect();
+        (signature, ids)
     }
 
     /// Reads the first batch of every segment of which it is not known. Says whether
@@ -234,17 +259,153 @@ impl Topic {
 
     /// The life that the segments at hand are in.
     async fn decide(
-        &self,
+        &mut self,
         indexer: &Indexer,
         topic: &TopicName,
         locals: &[Local],
         sure: bool,
     ) -> Result<u32, IndexError> {
         let newest = indexer.catalog.newest_incarnation(topic).await?;
+        self.learn(indexer, topic, newest).await?;
+        self.behind.clear();
+        let reported: BTreeSet<TopicId> = locals.iter().filter_map(|one| one.topic_id).collect();
+        let mut strangers = self.strangers(&reported);
+        if !strangers.is_empty() {
+            self.learn_from_manifests(indexer, locals).await?;
+            strangers = self.strangers(&reported);
+        }
+        let incarnation = match strangers[..] {
+            [] if reported.is_empty() => {
+                self.decide_by_bytes(indexer, topic, locals, newest, sure, None).await?
+            }
+            [] => reported.iter().filter_map(|id| self.life_of(id)).max().unwrap_or(0),
+            [id] => self.welcome(indexer, topic, locals, newest, sure, id).await?,
+            // Reports of the partitions come one after the other: soon they agree.
+            _ => return Err(IndexError::Unsettled),
+        };
+        for local in locals {
+            let life = local.topic_id.and_then(|id| self.life_of(&id));
+            if let Some(older) = life.filter(|life| *life < incarnation) {
+                self.behind.insert(local.tp.partition(), older);
+            }
+        }
+        Ok(incarnation)
+    }
+
+    /// The life of `id`.
+    fn life_of(&self, id: &TopicId) -> Option<u32> {
+        self.ids.iter().rev().find(|(_, known)| known.as_ref() == Some(id)).map(|(life, _)| *life)
+    }
+
+    /// Those of `ids` that no life is known to have.
+    fn strangers(&self, ids: &BTreeSet<TopicId>) -> Vec<TopicId> {
+        ids.iter().filter(|id| self.life_of(id).is_none()).copied().collect()
+    }
+
+    /// Reads which lives there are, where there are more than known.
+    async fn learn(
+        &mut self,
+        indexer: &Indexer,
+        topic: &TopicName,
+        newest: Option<u32>,
+    ) -> Result<(), IndexError> {
+        if newest.is_none_or(|newest| self.began.contains(&newest)) {
+            return Ok(());
+        }
+        for life in indexer.catalog.incarnations(topic).await? {
+            self.began.insert(life.number);
+            let known = self.ids.entry(life.number).or_default();
+            *known = life.topic_id.or(*known);
+        }
+        Ok(())
+    }
+
+    /// Reads the ids of lives that began without one and adopted it later.
+    async fn learn_from_manifests(
+        &mut self,
+        indexer: &Indexer,
+        locals: &[Local],
+    ) -> Result<(), IndexError> {
+        for (life, id) in self.ids.iter_mut().filter(|(_, id)| id.is_none()) {
+            for local in locals {
+                let snapshot = indexer.catalog.load(&local.tp, Some(*life)).await?;
+                *id = snapshot.and_then(|snapshot| snapshot.manifest().topic_id);
+                if id.is_some() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The life of `id`, which none is known to have: the newest adopts it, or one
+    /// begins.
+    async fn welcome(
+        &mut self,
+        indexer: &Indexer,
+        topic: &TopicName,
+        locals: &[Local],
+        newest: Option<u32>,
+        sure: bool,
+        id: TopicId,
+    ) -> Result<u32, IndexError> {
+        let last = newest.unwrap_or(0);
+        let has_id = |life: &u32| self.ids.get(life).is_some_and(Option::is_some);
+        let life = if has_id(&last) {
+            if newest.is_none() {
+                // Nothing of the first one was committed.
+                self.begin(indexer, topic, 0, self.ids.get(&0).copied().flatten()).await?;
+            }
+            let next = last.saturating_add(1);
+            self.begin(indexer, topic, next, Some(id)).await?;
+            next
+        } else {
+            let life = self.decide_by_bytes(indexer, topic, locals, newest, sure, Some(id)).await?;
+            if has_id(&life) { last } else { life }
+        };
+        self.ids.insert(life, Some(id));
+        Ok(life)
+    }
+
+    async fn begin(
+        &self,
+        indexer: &Indexer,
+        topic: &TopicName,
+        next: u32,
+        id: Option<TopicId>,
+    ) -> Result<(), IndexError> {
+        if next > 0 {
+            tracing::warn!(%topic, incarnation = next, "the topic was made anew");
+        }
+        indexer.probe().await?;
+        let begun = indexer.catalog.begin_incarnation(topic, next, id).await?;
+        // Another daemon was faster, and was told of another topic.
+        if id.is_some() && begun.topic_id.is_some() && begun.topic_id != id {
+            return Err(IndexError::Unsettled);
+        }
+        Ok(())
+    }
+
+    /// The life by what the segments hold; `id` is that of one that begins.
+    async fn decide_by_bytes(
+        &self,
+        indexer: &Indexer,
+        topic: &TopicName,
+        locals: &[Local],
+        newest: Option<u32>,
+        sure: bool,
+        id: Option<TopicId>,
+    ) -> Result<u32, IndexError> {
         let recorded = self.ledgers.values().flatten();
         let Some(current) = recorded.map(Ledger::incarnation).max() else {
             return Ok(newest.unwrap_or(0));
         };
+        // One that a broker's word began needs no proof, of which this writer may have
+        // nothing recorded yet.
+        let by_id = |life: &u32| self.ids.get(life).is_some_and(Option::is_some);
+        if let Some(newest) = newest.filter(|newest| *newest > current && by_id(newest)) {
+            return Ok(newest);
+        }
         let present: Vec<_> = locals.iter().map(|local| self.present(local)).collect();
         let sights: Vec<Sight<'_>> = locals
             .iter()
@@ -266,9 +427,7 @@ impl Topic {
         }
         let next = newest.unwrap_or(0).max(current.saturating_add(1));
         if newest.is_none_or(|newest| newest < next) {
-            tracing::warn!(%topic, incarnation = next, "the topic was made anew");
-            indexer.probe().await?;
-            indexer.catalog.begin_incarnation(topic, next, None).await?;
+            self.begin(indexer, topic, next, id).await?;
         }
         Ok(next)
     }
@@ -283,12 +442,17 @@ impl Topic {
     fn life(&mut self, tp: &TopicPartition, locals: &[Local]) -> Life {
         let findings = self.findings.remove(&tp.partition()).unwrap_or_default();
         let ledger = self.ledgers.get(&tp.partition()).and_then(Option::as_ref);
-        let moved = ledger.is_some_and(|ledger| ledger.incarnation() != self.incarnation);
-        let ledger = ledger.filter(|_| !moved).cloned();
-        let ledger = ledger.unwrap_or_else(|| Ledger::new(self.incarnation));
+        let incarnation = self.behind.get(&tp.partition()).copied().unwrap_or(self.incarnation);
+        let moved = ledger.is_some_and(|ledger| ledger.incarnation() != incarnation);
         let local = locals.iter().find(|local| local.tp == *tp);
         let present = local.map(|local| self.present(local)).unwrap_or_default();
-        Life { ledger, moved, present, findings }
+        let before = ledger.filter(|_| moved).map(Ledger::segments).unwrap_or_default();
+        let is_left = |one: &&Recorded| before.contains(one);
+        let left = present.iter().filter(is_left).map(|one| one.id).collect();
+        let ledger = ledger.filter(|_| !moved).cloned();
+        let ledger = ledger.unwrap_or_else(|| Ledger::new(incarnation));
+        let topic_id = local.and_then(|local| local.topic_id);
+        Life { ledger, moved, present, left, topic_id, findings }
     }
 }
 

@@ -243,8 +243,8 @@ impl Carrier<'_> {
         drop(timed);
         let timed = indexer.metrics.stage_begins(Stage::Commit);
         let gaps = edit.gaps.clone();
-        // Told for the first time it is adopted; another one is refused: what the WAL
-        // holds is then of a topic that was made anew.
+        // Told for the first time it is adopted. Another one would have begun a life of
+        // its own; the catalog refuses it here.
         let edit = Edit { add: vec![entry], topic_id: self.topic_id, ..edit };
         let committed = indexer
             .catalog

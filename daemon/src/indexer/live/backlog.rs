@@ -67,7 +67,7 @@ impl Partition {
                 Class::Provisional => 2,
             }] += 1;
             let left = work.memory.left(&seen.file);
-            if left.bytes == 0 {
+            if left.bytes == 0 || work.left.contains(&seen.file.id) {
                 continue;
             }
             backlog.bytes += left.bytes;

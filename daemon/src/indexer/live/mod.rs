@@ -46,6 +46,8 @@ pub use run::{RESCAN, Watched};
 const CHANGED_PAUSE: Duration = Duration::from_secs(1);
 /// How long a segment that cannot be read is left alone.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
+/// Segments of an earlier life that are told by their numbers.
+const LEFT_TOLD_MAX: usize = 5;
 /// Times a step finds out anew which life its topic is in because segments came or
 /// went meanwhile. Then it gives way to the next look.
 const SETTLES_MAX: u32 = 3;
@@ -158,6 +160,10 @@ struct Work {
     other: Option<(u64, Duration)>,
     /// The committed end that something waits for to move.
     held_at: Option<i64>,
+    /// The topic's id that the last step went by.
+    topic_id: Option<[u8; 16]>,
+    /// Segments of an earlier life, by number: no part of this one.
+    left: HashSet<u64>,
     standby: Standby,
     /// Whether the last step left the turn to another writer.
     stands_by: bool,
@@ -177,6 +183,8 @@ impl Work {
             not_before: Duration::ZERO,
             other: None,
             held_at: None,
+            topic_id: None,
+            left: HashSet::new(),
             standby: Standby::new(options.standby_wait),
             stands_by: false,
             standstill: Standstill::default(),
@@ -244,6 +252,18 @@ fn signature<'a>(standing: impl Iterator<Item = Standing<'a>>) -> Signature {
             (key(segment.seen), segment.ready.then_some(state))
         })
         .collect()
+}
+
+/// What a person should know of segments that are of an earlier life.
+fn left_over(work: &Work) -> Finding {
+    let mut ids: Vec<u64> = work.left.iter().copied().collect();
+    ids.sort_unstable();
+    ids.truncate(LEFT_TOLD_MAX);
+    let line = format!(
+        "{} segments are left of the topic that had this name before, as {ids:?}: they are not archived, and nothing is releasable until the broker has deleted them",
+        work.left.len()
+    );
+    Finding { line, damage: false }
 }
 
 /// What a step begins with.
@@ -353,7 +373,8 @@ impl LiveIndexer {
         let any_ready = seen.iter().any(|(_, ready)| ready.is_some());
         let freed = work.held_at.is_some() && work.held_at != self.stable_end(tp, broker);
         let leads = work.stands_by && self.leads(tp);
-        let woken = freed || leads || work.wake_at.is_some_and(|at| at <= now);
+        let renamed = work.topic_id != self.topic_id(tp);
+        let woken = freed || leads || renamed || work.wake_at.is_some_and(|at| at <= now);
         any_ready && (woken || work.settled_on.as_ref() != Some(&seen))
     }
 
@@ -400,11 +421,17 @@ impl LiveIndexer {
             let locals = self.locals(tp.topic());
             let life = self.lives.settle(&self.indexer, tp, &locals).await?;
             let broker = self.broker();
-            if let Some(ready) = self.ready(tp, broker, &locals) {
+            if let Some(mut ready) = self.ready(tp, broker, &locals) {
+                ready.retain(|file| !life.left.contains(&file.id));
                 return Ok(Begun { life, broker, ready });
             }
         }
         Err(IndexError::Unsettled)
+    }
+
+    /// The topic's id, where the broker reported one for `tp`.
+    fn topic_id(&self, tp: &TopicPartition) -> Option<[u8; 16]> {
+        self.reports.of(tp).and_then(|report| report.topic_id)
     }
 
     /// The partitions of a topic as they were listed last.
@@ -415,7 +442,8 @@ impl LiveIndexer {
             let seen = || partition.seen.segments();
             let segments = seen().map(|seen| (seen.file.clone(), seen.life)).collect();
             let emptied = seen().filter(|seen| seen.emptied).map(|seen| seen.file.id).collect();
-            Local { tp: tp.clone(), segments, emptied }
+            let topic_id = self.topic_id(tp);
+            Local { tp: tp.clone(), segments, topic_id, emptied }
         };
         of_topic.map(local).collect()
     }
@@ -455,6 +483,10 @@ impl LiveIndexer {
         }
         (work.settled_on, work.wake_at, work.held_at) = (None, None, None);
         work.stands_by = false;
+        (work.topic_id, work.left) = (life.topic_id, std::mem::take(&mut life.left));
+        if !work.left.is_empty() {
+            report.findings.push(left_over(work));
+        }
         let mut memory = std::mem::take(&mut work.memory);
         let (format, of) = (self.indexer.format, tp.clone());
         let (pulse, timed) = (self.indexer.pulse.clone(), self.metrics().stage_begins(Stage::Scan));
@@ -475,11 +507,16 @@ impl LiveIndexer {
             return Err(IndexError::Unsettled);
         }
         // Before the first commit: a life of which nothing is recorded cannot end.
-        if life.ledger.record(&life.present) || life.moved {
+        // Where segments of the life before are left, its ledger is what tells them.
+        let alone = work.left.is_empty();
+        if alone && (life.ledger.record(&life.present) || life.moved) {
             self.put_ledger(tp, &life.ledger).await?;
         }
         let sources = Arc::new(sources);
         let stable_end = self.stable_end(tp, broker);
+        if work.topic_id != self.topic_id(tp) {
+            return Err(IndexError::Unsettled);
+        }
         let ready = Ready {
             tp: tp.clone(),
             incarnation: life.incarnation(),
@@ -487,7 +524,7 @@ impl LiveIndexer {
             sources: Arc::clone(&sources),
             suspect,
             stable_end,
-            topic_id: self.reports.of(tp).and_then(|report| report.topic_id),
+            topic_id: work.topic_id,
         };
         let Done { snapshot, hole, held_back, stands_by } = {
             let (stopped, writer) = (broker == Broker::Stopped, self.indexer.catalog.writer());
@@ -513,8 +550,8 @@ impl LiveIndexer {
             };
             archive(&self.indexer, ready, &mut declarable, report).await?
         };
-        let doubted =
-            self.release(tp, work, snapshot.as_ref(), &sources, life.ledger, report).await?;
+        let doubted = alone
+            && self.release(tp, work, snapshot.as_ref(), &sources, life.ledger, report).await?;
         if unreadable {
             work.wake(self.clock.monotonic() + UNREADABLE_PAUSE);
         }
@@ -572,6 +609,9 @@ impl LiveIndexer {
         let (mut may, mut all_known) = (HashSet::new(), true);
         for segment in partition.standing(broker, rules, &*self.clock) {
             let file = &segment.seen.file;
+            if work.left.contains(&file.id) {
+                continue;
+            }
             let known = work.memory.knows(file);
             scene.segments.push(Present {
                 key: key(segment.seen),
