@@ -368,3 +368,30 @@ async fn a_topic_that_is_deleted_and_made_anew_is_looked_at_anew() {
     assert_eq!(bench.round().await, Some(Progress::Done));
     assert_eq!(bench.through().await, 20);
 }
+
+#[tokio::test]
+async fn a_topic_made_anew_one_partition_after_the_other_is_a_life_of_its_own() {
+    let bench = Bench::new();
+    let wal = bench.folder.path().join("wal");
+    let beside = |batch: &Bytes| {
+        let mut segment = WalWriter::create(&wal, "t", 1, 0).unwrap();
+        segment.append(batch).unwrap();
+        segment.finish().unwrap();
+        let time = UNIX_EPOCH + Duration::from_millis((STARTED - 10_000) as u64);
+        let file = File::options().append(true).open(wal.join("t/1/wal_1_0.log")).unwrap();
+        file.set_modified(time).unwrap();
+    };
+    bench.segment(0, -10, &[&batch(0), &batch(10)]);
+    beside(&batch(0));
+    assert_eq!(bench.round().await, Some(Progress::Done));
+
+    // Seen when one partition is deleted and the other is not.
+    fs::remove_dir_all(wal.join("t/0")).unwrap();
+    bench.live.look().unwrap();
+    fs::remove_dir_all(wal.join("t/1")).unwrap();
+    bench.segment(0, -9, &[&other(0), &other(10), &other(20)]);
+    beside(&other(0));
+    assert_eq!(bench.round().await, Some(Progress::Done));
+    let snapshot = bench.snapshot().await.unwrap();
+    assert_eq!((snapshot.incarnation(), snapshot.archived_through()), (1, 30));
+}

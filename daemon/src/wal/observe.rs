@@ -11,6 +11,8 @@
 //! Waiting is measured by the monotonic clock. Reads no file.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::classify::{Broker, Class, Facts, Rules, classify};
@@ -79,10 +81,17 @@ impl std::fmt::Display for Change {
 #[derive(Debug, Default)]
 pub struct Observations {
     segments: BTreeMap<u64, Observed>,
-    lives: u64,
+    lives: Arc<AtomicU64>,
 }
 
 impl Observations {
+    /// Nothing seen yet; lives are counted by `lives`. One count for a partition that
+    /// goes and comes again, or the number of a life would mean two contents.
+    #[must_use]
+    pub fn counted_by(lives: &Arc<AtomicU64>) -> Self {
+        Self { segments: BTreeMap::new(), lives: Arc::clone(lives) }
+    }
+
     /// Takes in a listing. Returns what is not what it was.
     pub fn observe(&mut self, listing: &[SegmentFile], clock: &dyn Clock) -> Vec<Change> {
         let mut before = std::mem::take(&mut self.segments);
@@ -100,10 +109,9 @@ impl Observations {
     }
 
     fn first(&mut self, file: &SegmentFile, clock: &dyn Clock) -> Observed {
-        self.lives += 1;
         Observed {
             file: file.clone(),
-            life: self.lives,
+            life: next_life(&self.lives),
             emptied: false,
             clean_end: None,
             first_seen_ms: clock.now_ms(),
@@ -146,8 +154,7 @@ impl Observations {
         if before.is_none() || before == gist.head {
             return None;
         }
-        self.lives += 1;
-        (seen.life, seen.emptied) = (self.lives, is_same_file(file));
+        (seen.life, seen.emptied) = (next_life(&self.lives), is_same_file(file));
         Some(Change::Refilled { id: file.id })
     }
 
@@ -187,6 +194,10 @@ impl Observed {
             clean_end: self.clean_end,
         }
     }
+}
+
+fn next_life(lives: &AtomicU64) -> u64 {
+    lives.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod release;
 mod run;
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub struct LiveIndexer {
     reports: Arc<Reports>,
     partitions: Mutex<BTreeMap<TopicPartition, Partition>>,
     lives: Lives,
+    /// Numbers the contents that segments have had, over all partitions.
+    file_lives: Arc<AtomicU64>,
     permits: Semaphore,
 }
 
@@ -298,7 +301,18 @@ impl LiveIndexer {
     ) -> Self {
         let (permits, partitions) = (Semaphore::new(PARTITIONS_AT_ONCE), Mutex::default());
         let (reports, lives) = (Arc::default(), Lives::default());
-        Self { indexer, wal, options, clock, jitter, reports, partitions, lives, permits }
+        Self {
+            indexer,
+            wal,
+            options,
+            clock,
+            jitter,
+            reports,
+            partitions,
+            lives,
+            file_lives: Arc::default(),
+            permits,
+        }
     }
 
     /// The same, heeding what the broker reports.
@@ -333,7 +347,7 @@ impl LiveIndexer {
             if !there {
                 tracing::info!(partition = %tp, "no segment is left of the partition");
                 self.metrics().forget(tp);
-                partition.seen = Observations::default();
+                partition.seen = Observations::counted_by(&self.file_lives);
             }
             // A step under way has handles of its own and gives its work back here.
             there || partition.work.is_none()
@@ -343,7 +357,7 @@ impl LiveIndexer {
         let mut look = Look { findings: listing.findings, ..Look::default() };
         for dir in listing.partitions {
             let partition = partitions.entry(dir.tp.clone()).or_insert_with(|| Partition {
-                seen: Observations::default(),
+                seen: Observations::counted_by(&self.file_lives),
                 work: Some(Work::new(&self.options, 0)),
             });
             for change in partition.seen.observe(&dir.segments, &*self.clock) {
