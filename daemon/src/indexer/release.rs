@@ -16,7 +16,7 @@
 //! archived behind that, this broker has yet to write.
 //!
 //! Does not own: which segments are closed (the caller knows), what is proven
-//! ([`super::proof`]), or deleting anything.
+//! (`proof`), or deleting anything.
 
 /// How much of a segment was understood.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
