@@ -225,6 +225,8 @@ pub struct SearchedArchives {
     pub in_range: u64,
     /// Whose times are not those asked for.
     pub pruned_by_time: u64,
+    /// That do not hold the key, by their key filter.
+    pub pruned_by_key: u64,
     /// Searched through their index.
     pub searched: u64,
     /// Read whole.
@@ -413,6 +415,7 @@ fn end(of: v1::SearchEnd) -> Result<SearchEnd, ArchiveError> {
         archives: SearchedArchives {
             in_range: archives.in_range,
             pruned_by_time: archives.pruned_by_time,
+            pruned_by_key: archives.pruned_by_key,
             searched: archives.searched,
             scanned: archives.scanned,
             unreadable: archives.unreadable,

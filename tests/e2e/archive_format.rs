@@ -85,7 +85,8 @@ fn the_entries_are_those_of_the_format_in_order() {
         "00000000000000000097.overlap.log".to_owned(),
     ];
     expected.extend(index);
-    expected.extend([".tierd/batches", ".tierd/toc", ".tierd/footer"].map(str::to_owned));
+    let own = [".tierd/keys", ".tierd/batches", ".tierd/toc", ".tierd/footer"];
+    expected.extend(own.map(str::to_owned));
     assert_eq!(names, expected);
 }
 

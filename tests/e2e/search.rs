@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tierd::read::ReadStats;
+use tierd::read::{ReadStats, ReadTotals};
 use tierd::record::{CanonicalRecord, HeaderCondition, Selection, TopicName};
 use tierd::search::{
     Deliver, Order, Scope, SearchEnd, SearchError, SearchEvent, SearchRequest, SearchSummary,
@@ -502,4 +502,101 @@ fn the_command_line_tells_refs_batches_pages_and_mistakes() {
         let refused = tierd.run(&[&orders[..], args].concat());
         assert!(refused.code == 2 && refused.stderr.contains(with), "{refused:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_for_a_key_opens_only_archives_that_may_hold_it() {
+    let size = Size { partitions: vec![("orders", 0, 40)], records: 60, one_without_index_in: 1 };
+    let world = World::of(3, &size).await;
+    let searcher = world.searcher();
+    let (mut opened, mut holding, mut ruled_out) = (0, 0, 0);
+    for known in world.logs[0].records.iter().step_by(97) {
+        let Some(key) = &known.entry.key else { continue };
+        let selection = Selection { key: Some(key.clone()), ..Selection::default() };
+        let request = SearchRequest { limit: 10_000, ..in_orders(selection) };
+        let expected = by_brute_force(&world.logs, &request);
+        let answer = ask(&searcher, request).await.unwrap();
+        assert_eq!(answer.hits.len(), expected.len());
+        let archives = answer.summary.archives;
+        assert_eq!(archives.searched + archives.pruned_by_key, 40);
+        opened += archives.searched;
+        ruled_out += archives.pruned_by_key;
+        let snapshot = world.catalog.load(&known.tp, None).await.unwrap().unwrap();
+        for entry in snapshot.entries().await.unwrap() {
+            let range = entry.summary.range;
+            holding += u64::from(expected.iter().any(|one| range.contains(one.entry.offset)));
+        }
+    }
+    assert!(opened >= holding && ruled_out > 400, "{opened} {holding} {ruled_out}");
+    // One look-up in two hundred may be wrong.
+    assert!(opened - holding <= 20, "{opened} opened, {holding} hold the key");
+}
+
+/// What a search read, and its answer.
+async fn read_by(searcher: &Searcher, request: SearchRequest) -> (SearchSummary, ReadTotals) {
+    let (sink, mut events) = tokio::sync::mpsc::channel(4);
+    let stats = Arc::new(ReadStats::default());
+    let drain = async { while events.recv().await.is_some() {} };
+    let search = async {
+        let summary = searcher.search(request, &sink, &stats).await;
+        drop(sink);
+        summary
+    };
+    let (summary, ()) = tokio::join!(search, drain);
+    (summary.unwrap(), stats.totals())
+}
+
+#[tokio::test]
+async fn a_key_that_filters_at_hand_rule_out_costs_no_request_and_none_is_missed_beside_a_prefix() {
+    let size = Size { partitions: vec![("orders", 0, 12)], records: 60, one_without_index_in: 1 };
+    let world = World::of(5, &size).await;
+    let searcher = world.searcher();
+    let nobody = Selection { key: Some(Bytes::from("nobody at all")), ..Selection::default() };
+    let (cold, read) = read_by(&searcher, in_orders(nobody.clone())).await;
+    assert_eq!(cold.archives.pruned_by_key + cold.archives.searched, 12);
+    assert!(cold.archives.pruned_by_key >= 10 && read.toc_requests == 12, "{cold:?} {read:?}");
+    let (warm, read) = read_by(&searcher, in_orders(nobody)).await;
+    assert_eq!(warm.archives, cold.archives);
+    assert_eq!((read.toc_requests, read.chunk_requests), (0, 0), "{read:?}");
+
+    // The same key with a prefix of it, with one of another, and the prefix alone.
+    let known = world.logs[0].records.iter().find_map(|known| known.entry.key.clone());
+    let key = known.filter(|key| key.len() > 3).unwrap();
+    for (key, prefix) in [
+        (Some(key.clone()), key.slice(..3)),
+        (Some(key.clone()), Bytes::from_static(b"zz")),
+        (None, key.slice(..3)),
+    ] {
+        let selection = Selection { key, key_prefix: Some(prefix), ..Selection::default() };
+        let request = SearchRequest { limit: 10_000, ..in_orders(selection) };
+        let expected = by_brute_force(&world.logs, &request).len();
+        let only_prefix = request.selection.key.is_none();
+        let answer = ask(&searcher, request).await.unwrap();
+        assert_eq!(answer.hits.len(), expected);
+        assert!(!only_prefix || (expected > 0 && answer.summary.archives.pruned_by_key == 0));
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_key_filter_hides_nothing() {
+    let world = small().await;
+    let snapshot = world.catalog.load(&world::tp("orders", 0), None).await.unwrap().unwrap();
+    let entry = &snapshot.entries().await.unwrap()[1];
+    let key = entry.key();
+    let mut bytes = world.store.get(&key, 64 << 20).await.unwrap().to_vec();
+    let place = entry.summary.toc.range();
+    let toc = &bytes[place.start as usize..place.end as usize];
+    let toc = tierd::archive::Toc::decode(toc, &entry.summary.toc).unwrap();
+    let chunk = toc.chunks_of(toc.keys().unwrap())[0];
+    bytes[chunk.place as usize + chunk.packed as usize - 1] ^= 1;
+    world.store.delete(&key).await.unwrap();
+    world.store.create(&key, bytes.into()).await.unwrap();
+    let held =
+        world.logs[0].records.iter().filter(|k| entry.summary.range.contains(k.entry.offset));
+    let wanted = held.filter_map(|known| known.entry.key.clone()).next().unwrap();
+    let request = in_orders(Selection { key: Some(wanted), ..Selection::default() });
+    let expected: Vec<_> = by_brute_force(&world.logs, &request).into_iter().map(facts).collect();
+    let answer = ask(&world.searcher(), request).await.unwrap();
+    assert_eq!(answer.hits, expected);
+    assert!(answer.summary.complete, "{:?}", answer.notes);
 }

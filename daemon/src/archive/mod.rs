@@ -10,6 +10,7 @@
 //!  |            |                                      unpacked, it is a Kafka log segment
 //!  | tar header | {base:020}.overlap.log               superseded batches, if there are any
 //!  | tar header | index/meta.json, index/{segment}.*   one Tantivy document a record, in offset order
+//!  | tar header | .tierd/keys                          which keys it may hold, if records are indexed
 //!  | tar header | .tierd/batches                       base, last, length, CRC-32C of every batch
 //!  | tar header | .tierd/toc                           chunks, epochs, transactions
 //!  | tar header | .tierd/footer, 512 bytes             1544 bytes before the end: where the table lies
@@ -34,7 +35,9 @@
 //! are ustar, mode 0644, owner 0, time 0. A later version is refused by name; this
 //! one is [`FORMAT_VERSION`]. Each part is drawn in the file that reads and writes
 //! it: `layout` (gzip, tar, stored blocks), `chunk`, `toc`, `footer`, `batches`,
-//! `metadata`, `summary` (which the catalog keeps), `index`.
+//! `metadata`, `summary` (which the catalog keeps), `index`, `keys`.
+//!
+//! Archives made before `.tierd/keys` was have none, and are read like others.
 //!
 //! Nothing here is whole in memory: the writer streams into a scratch file and
 //! fills in front and tar headers when it knows them, then `verify` reads the file
@@ -50,6 +53,7 @@ mod error;
 mod fixture;
 mod footer;
 mod index;
+mod keys;
 mod layout;
 mod metadata;
 mod names;
@@ -75,6 +79,7 @@ pub use index::{
     HEADER_FIELD, KEY_FIELD, OFFSET_FIELD, PRODUCER_FIELD, TERM_BYTES_MAX, TERM_PREFIX_BYTES,
     TIMESTAMP_FIELD, header_name_prefix, header_term, key_term,
 };
+pub use keys::KeyFilter;
 pub use metadata::Metadata;
 pub use summary::{ArchiveSummary, SUMMARY_BYTES, UNKNOWN_TIMESTAMP};
 pub use toc::{TOC_RAW_BYTES_MAX, Toc, TocFile, TocPlace};

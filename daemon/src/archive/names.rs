@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! metadata.json | {base:020}.log | {base:020}.overlap.log | index/{file}
-//! | .tierd/batches | .tierd/toc | .tierd/footer          in this order
+//! | .tierd/keys | .tierd/batches | .tierd/toc | .tierd/footer    in this order
 //! ```
 
 use std::fmt;
@@ -25,6 +25,8 @@ pub(super) enum EntryName {
     OverlapLog(i64),
     /// A file of the search index.
     Index(String),
+    /// Which keys it may hold.
+    Keys,
     /// The list of all batches.
     Batches,
     /// The table of contents.
@@ -41,6 +43,7 @@ impl EntryName {
     pub(super) fn parse(name: &str) -> Result<Self, ArchiveError> {
         let found = match name {
             "metadata.json" => Some(Self::Metadata),
+            ".tierd/keys" => Some(Self::Keys),
             ".tierd/batches" => Some(Self::Batches),
             ".tierd/toc" => Some(Self::Toc),
             ".tierd/footer" => Some(Self::Footer),
@@ -84,6 +87,7 @@ impl fmt::Display for EntryName {
             Self::Log(base) => write!(f, "{base:0OFFSET_DIGITS$}.log"),
             Self::OverlapLog(base) => write!(f, "{base:0OFFSET_DIGITS$}.overlap.log"),
             Self::Index(file) => write!(f, "index/{file}"),
+            Self::Keys => f.write_str(".tierd/keys"),
             Self::Batches => f.write_str(".tierd/batches"),
             Self::Toc => f.write_str(".tierd/toc"),
             Self::Footer => f.write_str(".tierd/footer"),
@@ -104,6 +108,7 @@ mod tests {
             EntryName::OverlapLog(7),
             EntryName::Index("00ff.term".to_owned()),
             EntryName::Index("meta.json".to_owned()),
+            EntryName::Keys,
             EntryName::Batches,
             EntryName::Toc,
             EntryName::Footer,

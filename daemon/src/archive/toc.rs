@@ -152,6 +152,13 @@ impl Toc {
         found.ok_or_else(|| ArchiveError::corrupt(PART, "it has no list of batches"))
     }
 
+    /// Which keys the archive may hold, see [`super::KeyFilter`]; older archives and
+    /// those without an index do not tell.
+    #[must_use]
+    pub fn keys(&self) -> Option<&TocFile> {
+        self.find(|name| matches!(name, EntryName::Keys))
+    }
+
     /// The file called `name`.
     #[must_use]
     pub fn file(&self, name: &str) -> Option<&TocFile> {

@@ -423,12 +423,14 @@ impl ArchiveWriter {
         Ok(())
     }
 
-    /// Takes the files of the index in; returns their bytes.
+    /// Takes the files of the index in, and the filter of its keys; returns the bytes
+    /// of the files.
     fn add_index(&mut self) -> Result<u64, ArchiveError> {
         let Some(index) = self.index.take() else { return Ok(0) };
         let mut bytes = 0;
         let mut buffer = vec![0; CHUNK_BYTES];
-        for file in index.finish()? {
+        let (files, keys) = index.finish()?;
+        for file in files {
             let mut source =
                 File::open(&file.path).map_err(ArchiveError::io("open", &file.path))?;
             self.sink.begin()?;
@@ -442,6 +444,13 @@ impl ArchiveWriter {
             }
             bytes += self.sink.end(&EntryName::Index(file.name))?;
             std::fs::remove_file(&file.path).map_err(ArchiveError::io("remove", &file.path))?;
+        }
+        if let Some(keys) = keys {
+            self.sink.begin()?;
+            for piece in keys.chunks(CHUNK_BYTES) {
+                self.sink.piece(&mut self.packer, piece)?;
+            }
+            self.sink.end(&EntryName::Keys)?;
         }
         Ok(bytes)
     }

@@ -137,6 +137,7 @@ impl StoreAnswer {
             [
                 summary.archives.in_range,
                 summary.archives.pruned_by_time,
+                summary.archives.pruned_by_key,
                 summary.archives.searched,
                 summary.archives.scanned,
                 summary.archives.unreadable,
@@ -159,8 +160,8 @@ impl StoreAnswer {
     }
 }
 
-fn explain(partitions: impl Iterator<Item = (String, i64)>, archives: [u64; 5]) -> String {
-    let [in_range, pruned_by_time, searched, scanned, unreadable] = archives;
+fn explain(partitions: impl Iterator<Item = (String, i64)>, archives: [u64; 6]) -> String {
+    let [in_range, pruned_by_time, pruned_by_key, searched, scanned, unreadable] = archives;
     let mut text = String::new();
     for (tp, archived_through) in partitions {
         text +=
@@ -168,7 +169,7 @@ fn explain(partitions: impl Iterator<Item = (String, i64)>, archives: [u64; 5]) 
     }
     text + &format!(
         "{in_range} archives in range: {pruned_by_time} ruled out by their times, \
-         {searched} searched by index, {scanned} read whole, {unreadable} unreadable\n"
+         {pruned_by_key} by their keys, {searched} searched by index, {scanned} read whole, {unreadable} unreadable\n"
     )
 }
 
@@ -248,6 +249,7 @@ fn of_daemon(item: client::SearchItem) -> Option<Found> {
                     [
                         archives.in_range,
                         archives.pruned_by_time,
+                        archives.pruned_by_key,
                         archives.searched,
                         archives.scanned,
                         archives.unreadable,

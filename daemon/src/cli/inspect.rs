@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Outcome, ls, output};
-use crate::archive::{Encoding, Footer, Toc, TocFile};
+use crate::archive::{Encoding, Footer, KeyFilter, Toc, TocFile};
 use crate::catalog::{ClusterName, MANIFEST_BYTES_MAX, Manifest, Open};
 use crate::config::Config;
 use crate::daemon::Rooms;
@@ -79,8 +79,9 @@ async fn archive(store: &Store, key: &ObjectKey, chunks: bool, json: bool) -> an
         .with_context(|| format!("{key} has {length} bytes, too few for an archive"))?;
     let footer = Footer::decode(&store.get_range(key, place).await?, length)?;
     let toc = Toc::decode(&store.get_range(key, footer.toc.range()).await?, &footer.toc)?;
+    let keys = distinct_keys(store, key, &toc).await?;
     if json {
-        return output::json_line(&as_json(key, length, &toc, chunks));
+        return output::json_line(&as_json(key, length, &toc, keys, chunks));
     }
     output::say(&format!(
         "{key}\n{}, contents at byte {}\n\n",
@@ -101,6 +102,9 @@ async fn archive(store: &Store, key: &ObjectKey, chunks: bool, json: bool) -> an
         ]);
     }
     table.print()?;
+    if let Some(keys) = keys {
+        output::say(&format!("\nabout {keys} distinct keys\n"))?;
+    }
     if !toc.epochs.is_empty() {
         let epochs: Vec<String> =
             toc.epochs.iter().map(|(epoch, from)| format!("{epoch} from {from}")).collect();
@@ -122,6 +126,17 @@ async fn archive(store: &Store, key: &ObjectKey, chunks: bool, json: bool) -> an
         chunk_table(&toc).print()?;
     }
     Ok(())
+}
+
+/// Distinct keys by the archive's key filter, about; `None` where it has none.
+async fn distinct_keys(store: &Store, key: &ObjectKey, toc: &Toc) -> anyhow::Result<Option<u64>> {
+    let Some(file) = toc.keys() else { return Ok(None) };
+    let mut raw = Vec::new();
+    for chunk in toc.chunks_of(file) {
+        let packed = store.get_range(key, chunk.place..chunk.end()).await?;
+        raw.extend_from_slice(&chunk.unpack(packed)?);
+    }
+    Ok(Some(KeyFilter::decode(raw.into())?.keys()))
 }
 
 /// Packed bytes of a file, and how many of its chunks are stored and deflated.
@@ -167,7 +182,7 @@ fn chunk_table(toc: &Toc) -> output::Table {
     table
 }
 
-fn as_json(key: &ObjectKey, length: u64, toc: &Toc, chunks: bool) -> Value {
+fn as_json(key: &ObjectKey, length: u64, toc: &Toc, keys: Option<u64>, chunks: bool) -> Value {
     let files: Vec<Value> = toc
         .files
         .iter()
@@ -194,6 +209,7 @@ fn as_json(key: &ObjectKey, length: u64, toc: &Toc, chunks: bool) -> Value {
         "object": key.to_string(),
         "length": length,
         "files": files,
+        "distinct_keys": keys,
         "epochs": toc.epochs,
         "ended": toc.ended.iter().map(|ended| json!({
             "producer_id": ended.producer_id, "first_offset": ended.first_offset,

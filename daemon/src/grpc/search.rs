@@ -225,6 +225,7 @@ fn end(summary: SearchSummary) -> v1::SearchEnd {
         archives: Some(v1::SearchedArchives {
             in_range: archives.in_range,
             pruned_by_time: archives.pruned_by_time,
+            pruned_by_key: archives.pruned_by_key,
             searched: archives.searched,
             scanned: archives.scanned,
             unreadable: archives.unreadable,

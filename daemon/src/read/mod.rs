@@ -24,7 +24,7 @@ use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
-use crate::archive::{ArchiveError, BatchList, Chunk, Toc};
+use crate::archive::{ArchiveError, BatchList, Chunk, KeyFilter, Toc};
 use crate::catalog::ArchiveEntry;
 use crate::error::{Classify, ErrorKind};
 use crate::store::{Store, StoreError};
@@ -59,11 +59,18 @@ pub struct ReadOptions {
     pub toc_cache_bytes: u64,
     /// Bytes of verified, inflated chunks kept in memory.
     pub chunk_cache_bytes: u64,
+    /// Bytes of key filters kept in memory: about 1.7 for each distinct key of an
+    /// archive. A miss costs a search for a key one request per archive.
+    pub key_filter_cache_bytes: u64,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { toc_cache_bytes: 32 << 20, chunk_cache_bytes: 64 << 20 }
+        Self {
+            toc_cache_bytes: 32 << 20,
+            chunk_cache_bytes: 64 << 20,
+            key_filter_cache_bytes: 64 << 20,
+        }
     }
 }
 
@@ -115,6 +122,14 @@ impl Weighter<[u8; 32], Arc<Toc>> for TocWeight {
 }
 
 #[derive(Clone, Debug)]
+struct FilterWeight;
+impl Weighter<[u8; 32], Arc<KeyFilter>> for FilterWeight {
+    fn weight(&self, _: &[u8; 32], filter: &Arc<KeyFilter>) -> u64 {
+        CACHE_ENTRY_BYTES + filter.bytes()
+    }
+}
+
+#[derive(Clone, Debug)]
 struct ChunkWeight;
 impl Weighter<ChunkKey, Bytes> for ChunkWeight {
     fn weight(&self, _: &ChunkKey, raw: &Bytes) -> u64 {
@@ -133,6 +148,7 @@ struct Inner {
     store: Store,
     tocs: Cache<[u8; 32], Arc<Toc>, TocWeight>,
     chunks: Cache<ChunkKey, Bytes, ChunkWeight>,
+    filters: Cache<[u8; 32], Arc<KeyFilter>, FilterWeight>,
     in_flight: Arc<Semaphore>,
 }
 
@@ -162,6 +178,11 @@ impl ArchiveReader {
                 items(options.chunk_cache_bytes, 256 << 10),
                 options.chunk_cache_bytes,
                 ChunkWeight,
+            ),
+            filters: Cache::with_weighter(
+                items(options.key_filter_cache_bytes, 4 << 10),
+                options.key_filter_cache_bytes,
+                FilterWeight,
             ),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX / PERMIT_BYTES)),
         };
@@ -306,6 +327,41 @@ impl ArchiveReader {
             .await
             .map_err(|died| ReadError::Worker { object: key.to_string(), why: died.to_string() })?
             .map_err(|source| ReadError::Archive { object: key.to_string(), source })
+    }
+
+    /// Whether a key filter at hand rules out that `entry` holds records with `key`:
+    /// without a request, so that a search passes over thousands of archives at once.
+    #[must_use]
+    pub fn surely_lacks_key(&self, entry: &ArchiveEntry, key: &[u8]) -> bool {
+        let filter = self.inner.filters.get(&entry.summary.digest);
+        filter.is_some_and(|filter| !filter.may_hold(key))
+    }
+
+    /// Whether `entry` may hold records with `key`: a no is certain, out of the
+    /// archive's key filter, which takes a request unless it is at hand. An archive
+    /// without one may.
+    ///
+    /// # Errors
+    /// As [`Self::toc`], or when the filter cannot be read.
+    pub async fn may_hold_key(
+        &self,
+        entry: &ArchiveEntry,
+        key: &[u8],
+        stats: &ReadStats,
+    ) -> Result<bool, ReadError> {
+        let digest = &entry.summary.digest;
+        if let Some(filter) = self.inner.filters.get(digest) {
+            return Ok(filter.may_hold(key));
+        }
+        let toc = self.toc(entry, stats).await?;
+        let Some(file) = toc.keys() else { return Ok(true) };
+        let range = file.chunks.start as usize..file.chunks.end as usize;
+        let chunks: Vec<Bytes> = self.chunks(entry, &toc, range, stats).try_collect().await?;
+        let filter = KeyFilter::decode(chunks.concat().into())
+            .map_err(|source| ReadError::Archive { object: entry.key().to_string(), source })?;
+        let filter = Arc::new(filter);
+        self.inner.filters.insert(*digest, Arc::clone(&filter));
+        Ok(filter.may_hold(key))
     }
 
     /// The list of every batch in `entry`, the proof of what it commits.

@@ -1,5 +1,12 @@
 //! Owns the hits of one partition: which archives may hold any, searching several
 //! of them at once, in order.
+//!
+//! What rules an archive out, in this order: its offsets and times, which the manifest
+//! tells; its key filter, where that is at hand; else the filter is read first, and the
+//! index only when the filter does not rule it out. (DESIGN wants key summaries in the
+//! manifest's pages. A filter has twelve bits for each key, so those of one page would
+//! be megabytes: they lie in the archives, two requests away when nothing is cached and
+//! none afterwards.)
 
 use std::sync::Arc;
 
@@ -16,6 +23,7 @@ use super::types::{Hit, NoteKind, Order};
 use crate::archive::{IndexLevel, Toc};
 use crate::catalog::{ArchiveEntry, Snapshot};
 use crate::error::{Classify, ErrorKind};
+use crate::read::ReadError;
 use crate::record::OffsetRange;
 
 /// Archives of one partition searched at once: a look-up waits for the store, not
@@ -86,9 +94,17 @@ async fn archives(
         selection.from_ms.is_none_or(|from| from <= summary.max_timestamp)
             && selection.until_ms.is_none_or(|until| summary.min_timestamp < until)
     });
+    let in_time = found.len() as u64;
+    if let Some(key) = &selection.key {
+        // What does not decode is told where the search comes by.
+        found.retain(|entry| {
+            entry.summary.unindexed > 0 || !context.reader.surely_lacks_key(entry, key)
+        });
+    }
     context.count(|counts| {
         counts.in_range += in_range;
-        counts.pruned_by_time += in_range - found.len() as u64;
+        counts.pruned_by_time += in_range - in_time;
+        counts.pruned_by_key += in_time - found.len() as u64;
     });
     if context.request.order == Order::Newest {
         found.reverse();
@@ -166,6 +182,13 @@ async fn search(
         order: context.request.order,
         limit: context.request.limit as usize,
     };
+    if let Some(key) = &context.request.selection.key
+        && !may_hold_key(context, archive, key).await?
+    {
+        context.count(|counts| counts.pruned_by_key += 1);
+        note_undecodable(context, archive, archive.summary.unindexed);
+        return Ok(Vec::new());
+    }
     let _memory = context.charge(archive.summary.index_bytes).await;
     let toc = context.reader.toc(archive, &context.stats).await?;
     if archive.summary.index_level == IndexLevel::None {
@@ -187,6 +210,23 @@ async fn search(
     let only = maybe.into_iter().map(|found| found.offset).collect();
     let (found, _) = scan::scan(context, archive, &toc, &job, Some(only)).await?;
     Ok(found)
+}
+
+/// Whether `archive` may hold records with `key`. A filter that is damaged rules out
+/// nothing: the index is asked.
+async fn may_hold_key(
+    context: &Context,
+    archive: &ArchiveEntry,
+    key: &[u8],
+) -> Result<bool, SearchError> {
+    match context.reader.may_hold_key(archive, key, &context.stats).await {
+        Ok(may) => Ok(may),
+        Err(error @ ReadError::Archive { .. }) => {
+            tracing::warn!(%error, "a key filter cannot be read; the index is asked instead");
+            Ok(true)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn note_undecodable(context: &Context, archive: &ArchiveEntry, batches: u32) {

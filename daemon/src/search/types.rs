@@ -182,6 +182,8 @@ pub struct ArchiveCounts {
     pub in_range: u64,
     /// Whose times, by the manifest, are not those asked for.
     pub pruned_by_time: u64,
+    /// That do not hold the key, by their key filter.
+    pub pruned_by_key: u64,
     /// Searched through their index.
     pub searched: u64,
     /// Read whole, for they have no index.

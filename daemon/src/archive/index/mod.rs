@@ -32,6 +32,7 @@ use self::directory::ScratchDirectory;
 use self::document::{Fields, RecordDocument};
 use super::ArchiveIdentity;
 use super::error::ArchiveError;
+use super::keys::KeyFilterBuilder;
 use crate::record::{CanonicalRecord, Entries};
 
 pub use document::{
@@ -66,6 +67,7 @@ pub(super) struct IndexBuilder {
     writer: Option<SegmentWriter>,
     segments: Vec<Segment>,
     content: blake3::Hasher,
+    keys: KeyFilterBuilder,
 }
 
 /// A finished segment.
@@ -124,6 +126,7 @@ impl IndexBuilder {
             writer: None,
             segments: Vec::new(),
             content,
+            keys: KeyFilterBuilder::new(),
         })
     }
 
@@ -148,6 +151,9 @@ impl IndexBuilder {
             if entry.offset < from {
                 continue;
             }
+            if let Some(key) = entry.key {
+                self.keys.add(key);
+            }
             let timestamp = batch.effective_timestamp(entry.timestamp);
             let producer_id = batch.header().producer_id;
             let document = RecordDocument::new(self.fields, &entry, timestamp, producer_id);
@@ -169,8 +175,8 @@ impl IndexBuilder {
         self.segments.len() >= SEGMENTS_FULL
     }
 
-    /// Ends the index and lists its files, sorted by name.
-    pub(super) fn finish(mut self) -> Result<Vec<IndexFile>, ArchiveError> {
+    /// Ends the index: its files, sorted by name, and the filter of its keys.
+    pub(super) fn finish(mut self) -> Result<(Vec<IndexFile>, Option<Vec<u8>>), ArchiveError> {
         self.cut()?;
         let mut files = Vec::new();
         let entries = fs::read_dir(&self.folder).map_err(ArchiveError::io("list", &self.folder))?;
@@ -189,7 +195,7 @@ impl IndexBuilder {
         }
         files.push(self.write_meta()?);
         files.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(files)
+        Ok((files, self.keys.finish()))
     }
 
     /// Writes `meta.json`, the list that stock Tantivy opens an index by.

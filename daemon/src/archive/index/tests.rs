@@ -24,6 +24,7 @@ fn build(folder: &Path, batches: &[CanonicalRecord], mut from: i64) -> Vec<(Stri
     let files: Vec<_> = builder
         .finish()
         .unwrap()
+        .0
         .into_iter()
         .map(|file| (file.name, fs::read(file.path).unwrap()))
         .collect();
@@ -163,7 +164,7 @@ fn memory_used_up_begins_a_segment_at_the_next_batch() {
     assert!(builder.segments.iter().all(|segment| segment.documents % 1000 == 0));
     assert!((60..200).contains(&count), "{count}");
     let folder = tempfile::tempdir().unwrap();
-    for file in builder.finish().unwrap() {
+    for file in builder.finish().unwrap().0 {
         fs::copy(&file.path, folder.path().join(&file.name)).unwrap();
     }
     let searcher = open(folder.path());

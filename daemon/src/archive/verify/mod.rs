@@ -34,6 +34,7 @@ use self::logs::{ListDigest, Log, LogWalk};
 use super::batches::BatchList;
 use super::error::ArchiveError;
 use super::footer::{FOOTER_BYTES, Footer};
+use super::keys::{KEYS_BYTES_MAX, KeyFilter};
 use super::layout::{TAR_BLOCK, TAR_END_BYTES, padding, tar_header};
 use super::metadata::{METADATA_BYTES, Metadata};
 use super::names::EntryName;
@@ -205,9 +206,10 @@ impl<'a> Content<'a> {
         mut entry: impl Read,
     ) -> Result<(), ArchiveError> {
         let mut kept = Vec::new();
-        let keep = matches!(name, EntryName::Metadata | EntryName::Batches);
+        let keep = matches!(name, EntryName::Metadata | EntryName::Keys | EntryName::Batches);
         let most = match name {
             EntryName::Metadata => METADATA_BYTES as u64,
+            EntryName::Keys => KEYS_BYTES_MAX as u64,
             EntryName::Batches => BATCH_LIST_BYTES_MAX,
             _ => u64::MAX,
         };
@@ -253,6 +255,7 @@ impl<'a> Content<'a> {
             EntryName::Log(base) if *base != self.tally.first_base() => {
                 Err(ArchiveError::corrupt(name.to_string(), "its name is not its first offset"))
             }
+            EntryName::Keys => KeyFilter::decode(Bytes::from(kept)).map(drop),
             EntryName::Batches => self.compare_batches(Bytes::from(kept)),
             _ => Ok(()),
         }
@@ -305,7 +308,7 @@ impl<'a> Content<'a> {
         let has_index = toc.file("index/meta.json").is_some();
         let index_files = toc.index_files().count();
         if has_index != (metadata.index_level != IndexLevel::None)
-            || (!has_index && index_files > 0)
+            || (!has_index && (index_files > 0 || toc.keys().is_some()))
         {
             return wrong("its index level is not that of the index");
         }
