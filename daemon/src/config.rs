@@ -77,6 +77,9 @@ pub struct Config {
     pub gap_timeout: Option<String>,
     /// When the broker started: a time, or a file touched when it starts.
     pub broker_started_at: Option<String>,
+    /// Whether segments of the broker's are deleted once every batch in them is
+    /// archived; by default none is.
+    pub reclaim: Option<bool>,
     /// Bytes from which on a segment may pass for rotated, for brokers that rotate
     /// earlier than at 128 MiB.
     pub rotated_bytes_min: Option<u64>,
@@ -172,7 +175,8 @@ impl Config {
         };
         let gap_timeout =
             duration("gap-timeout", self.gap_timeout.as_deref(), GAP_TIMEOUT_DEFAULT)?;
-        Ok(LiveOptions { broker, rules, gap_timeout, standby_wait: STANDBY_WAIT })
+        let reclaim = self.reclaim.unwrap_or(false);
+        Ok(LiveOptions { broker, rules, gap_timeout, standby_wait: STANDBY_WAIT, reclaim })
     }
 
     /// Scratch and caches: the folder given, else one of our own that is keyed by

@@ -77,6 +77,7 @@ fn live(
         rules,
         gap_timeout: GAP_TIMEOUT,
         standby_wait: STANDBY_WAIT,
+        reclaim: false,
     };
     let wal = WalDir::open(&folder.path().join("wal"), WalFormat::Chronik).unwrap();
     let live = LiveIndexer::new(indexer, wal, options, time, Arc::new(|| 1.0));

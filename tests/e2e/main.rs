@@ -19,6 +19,7 @@ mod operations;
 mod oracle;
 mod outage;
 mod pipeline;
+mod reclaim;
 mod record_codec;
 mod release;
 mod reports;

@@ -46,6 +46,11 @@ pub(super) struct RunArgs {
     /// [default: 1h]
     #[arg(long, value_name = "TIME", env = "TIERD_GAP_TIMEOUT")]
     gap_timeout: Option<String>,
+    /// Delete closed segments of the broker's once every batch in them is proven to be
+    /// archived, never the newest of a partition. Only for a broker that reads old
+    /// offsets through tierd: another moves its consumers past what is gone
+    #[arg(long, env = "TIERD_RECLAIM")]
+    reclaim: bool,
     /// Bytes from which on a segment may pass for rotated [default: 100 MiB]. Hidden:
     /// only for brokers that rotate earlier than any release in use
     #[arg(long, value_name = "BYTES", env = "TIERD_ROTATED_BYTES_MIN", hide = true)]
@@ -90,6 +95,7 @@ impl RunArgs {
         config.settle = self.settle.or(config.settle);
         config.archive_idle = self.archive_idle.or(config.archive_idle);
         config.gap_timeout = self.gap_timeout.or(config.gap_timeout);
+        config.reclaim = if self.reclaim { Some(true) } else { config.reclaim };
         config.rotated_bytes_min = self.rotated_bytes_min.or(config.rotated_bytes_min);
         config.http = self.http.or(config.http);
         if !self.listen.is_empty() {
@@ -106,6 +112,13 @@ pub(super) async fn run(args: RunArgs, config: Config, json: bool) -> anyhow::Re
         anyhow::bail!("no WAL directory is given: add --wal-dir DIR or set TIERD_WAL_DIR");
     };
     let options = config.live(offline)?;
+    if once && options.reclaim && options.broker == BrokerStart::Unknown {
+        anyhow::bail!(
+            "--reclaim deletes segments that are closed for certain, and beside a running broker \
+             only its start tells which: add --broker-started-at TIME|FILE, or --offline where \
+             none runs"
+        );
+    }
     // The WAL first: a mistyped path must not leave a new store behind.
     let wal = WalDir::open(wal_dir, format)?;
     let rooms = Rooms::open_for_writing(&config)?;
@@ -152,9 +165,10 @@ fn warn_of_unknown_start(options: &LiveOptions) {
         }
         _ => return,
     };
+    let kept = if options.reclaim { ", and --reclaim deletes nothing" } else { "" };
     tracing::warn!(
-        "{missing}: until --broker-started-at tells, only segments that rotated or were idle for \
-         long are archived"
+        "{missing}: until --broker-started-at or a report of the broker's tells, only segments \
+         that rotated or were idle for long are archived{kept}"
     );
 }
 
@@ -284,6 +298,7 @@ fn as_json(report: &RunReport) -> serde_json::Value {
                 "waits_for": partition.waits_for.map(|hole| [hole.base(), hole.last()]),
                 "releasable_through": partition.releasable_through,
                 "releasable_segments": partition.releasable,
+                "reclaimed_segments": partition.reclaimed,
                 "findings": partition.findings.iter().map(|f| &f.line).collect::<Vec<_>>(),
                 "error": partition.error.as_ref().map(ToString::to_string),
             })

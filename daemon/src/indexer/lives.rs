@@ -39,7 +39,7 @@ use super::{IndexError, Indexer};
 use crate::catalog::{Ledger, Recorded, Snapshot};
 use crate::error::{Classify, ErrorKind};
 use crate::record::{OffsetRange, TopicName, TopicPartition};
-use crate::wal::{FrameRef, SegmentFile, WalFormat, first_frame, scan};
+use crate::wal::{SegmentFile, WalFormat, first_frame, scan};
 
 /// Ledgers of a topic that are read together, each by one small request.
 const IN_FLIGHT: usize = 16;
@@ -78,6 +78,9 @@ pub(super) struct Life {
     pub(super) left: HashSet<u64>,
     /// The topic's id by which it was found out.
     pub(super) topic_id: Option<TopicId>,
+    /// The highest segment that begins with a good frame: the broker learns its
+    /// next offset from it.
+    pub(super) anchor: Option<u64>,
     /// What a person should know.
     pub(super) findings: Vec<Finding>,
 }
@@ -109,7 +112,7 @@ struct Topic {
     /// What the store remembers, by partition.
     ledgers: BTreeMap<i32, Option<Ledger>>,
     /// The first batch of each segment, by partition, number and its life.
-    heads: HashMap<(i32, u64, u64), Recorded>,
+    heads: HashMap<(i32, u64, u64), Head>,
     findings: HashMap<i32, Vec<Finding>>,
 }
 
@@ -119,6 +122,14 @@ type Signature = Vec<(i32, u64, u64, Option<u64>)>;
 
 /// What is reported of the partitions that are listed.
 type Ids = Vec<(i32, Option<TopicId>)>;
+
+/// The first batch of a segment.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    recorded: Recorded,
+    /// Whether its frame is the file's first bytes.
+    at_start: bool,
+}
 
 /// What one partition of a topic shows of its life.
 #[derive(Clone, Copy, Debug)]
@@ -432,8 +443,12 @@ impl Topic {
         Ok(next)
     }
 
-    /// By ascending id.
     fn present(&self, local: &Local) -> Vec<Recorded> {
+        self.heads_of(local).into_iter().map(|head| head.recorded).collect()
+    }
+
+    /// By ascending id.
+    fn heads_of(&self, local: &Local) -> Vec<Head> {
         let partition = local.tp.partition();
         let head = |(id, life)| self.heads.get(&(partition, id, life)).copied();
         local.keys().filter_map(head).collect()
@@ -445,14 +460,16 @@ impl Topic {
         let incarnation = self.behind.get(&tp.partition()).copied().unwrap_or(self.incarnation);
         let moved = ledger.is_some_and(|ledger| ledger.incarnation() != incarnation);
         let local = locals.iter().find(|local| local.tp == *tp);
-        let present = local.map(|local| self.present(local)).unwrap_or_default();
+        let heads = local.map(|local| self.heads_of(local)).unwrap_or_default();
+        let anchor = heads.iter().rfind(|head| head.at_start).map(|head| head.recorded.id);
+        let present: Vec<_> = heads.into_iter().map(|head| head.recorded).collect();
         let before = ledger.filter(|_| moved).map(Ledger::segments).unwrap_or_default();
         let is_left = |one: &&Recorded| before.contains(one);
         let left = present.iter().filter(is_left).map(|one| one.id).collect();
         let ledger = ledger.filter(|_| !moved).cloned();
         let ledger = ledger.unwrap_or_else(|| Ledger::new(incarnation));
         let topic_id = local.and_then(|local| local.topic_id);
-        Life { ledger, moved, present, left, topic_id, findings }
+        Life { ledger, moved, present, left, topic_id, anchor, findings }
     }
 }
 
@@ -476,14 +493,13 @@ fn head(
     format: WalFormat,
     tp: &TopicPartition,
     file: &SegmentFile,
-) -> Result<Option<Recorded>, IndexError> {
+) -> Result<Option<Head>, IndexError> {
     let first = first_frame(format, tp, file)?;
-    let recorded = |first: FrameRef| Recorded {
-        id: file.id,
-        first_base: first.base,
-        first_crc32c: first.wire_crc32c,
-    };
-    Ok(first.map(recorded))
+    Ok(first.map(|first| {
+        let (id, first_base, first_crc32c) = (file.id, first.base, first.wire_crc32c);
+        let recorded = Recorded { id, first_base, first_crc32c };
+        Head { recorded, at_start: first.position == 0 }
+    }))
 }
 
 /// Whether some partition holds bytes other than those that life `incarnation`

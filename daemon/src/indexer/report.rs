@@ -50,6 +50,8 @@ pub struct PartitionReport {
     pub releasable_through: i64,
     /// Segments that may be deleted, by the broker's number.
     pub releasable: Vec<u64>,
+    /// Segments that were deleted now.
+    pub reclaimed: Vec<u64>,
     /// What a person should know.
     pub findings: Vec<Finding>,
     /// Why the partition could not be archived to its end.
@@ -75,6 +77,7 @@ impl PartitionReport {
             waits_for: None,
             releasable_through: 0,
             releasable: Vec::new(),
+            reclaimed: Vec::new(),
             findings: Vec::new(),
             error: None,
         }

@@ -3,6 +3,7 @@
 //! a segment which does not change is read once.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -231,6 +232,11 @@ impl Memory {
     /// Forgets a segment: it is gone, or has to be proven anew.
     pub(super) fn forget(&mut self, id: u64) {
         self.segments.remove(&id);
+    }
+
+    /// Forgets the segment at `path`: its bytes are not those that were scanned.
+    pub(super) fn forget_at(&mut self, path: &Path) {
+        self.segments.retain(|_, known| known.file.path != path);
     }
 
     /// Forgets what is not in `listed` any more, and what is too much to keep.

@@ -56,6 +56,8 @@ pub(super) struct List {
     pub(super) committed_batches: IntCounter,
     pub(super) committed_bytes: IntCounter,
     pub(super) last_commit: Gauge,
+    pub(super) reclaimed_segments: IntCounter,
+    pub(super) reclaimed_bytes: IntCounter,
     pub(super) steps: IntCounterVec,
     pub(super) steps_in_flight: IntGauge,
     pub(super) stage_duration: HistogramVec,
@@ -202,6 +204,12 @@ impl List {
                 "tierd_last_commit_timestamp_seconds",
                 "When this process last committed an archive, in Unix time; 0 before the first.",
             )?)?,
+            reclaimed_segments: to.counter(
+                "tierd_reclaimed_segments_total",
+                "Segments of the WAL deleted with --reclaim.",
+            )?,
+            reclaimed_bytes: to
+                .counter("tierd_reclaimed_bytes_total", "Bytes of segments deleted so.")?,
             steps: to.counters(
                 "tierd_archive_steps_total",
                 "Steps of archiving one partition that ended, by how.",

@@ -207,6 +207,12 @@ impl Metrics {
         self.gathered().backlogs.shrink(tp, through, log_bytes);
     }
 
+    /// A segment of so many bytes was deleted.
+    pub fn reclaimed(&self, bytes: u64) {
+        self.inner.list.reclaimed_segments.inc();
+        self.inner.list.reclaimed_bytes.inc_by(bytes);
+    }
+
     /// A step of archiving begins; it is counted when what is returned is dropped.
     #[must_use]
     pub fn step_begins(&self) -> StepCall {

@@ -204,6 +204,16 @@ fn a_commit_is_counted_with_its_time_and_shrinks_the_backlog_at_once() {
 }
 
 #[test]
+fn a_segment_that_is_deleted_is_counted_with_its_bytes() {
+    let (metrics, _) = metrics();
+    shows(&metrics, "tierd_reclaimed_segments_total", "0");
+    metrics.reclaimed(3_000);
+    metrics.reclaimed(500);
+    shows(&metrics, "tierd_reclaimed_segments_total", "2");
+    shows(&metrics, "tierd_reclaimed_bytes_total", "3500");
+}
+
+#[test]
 fn steps_and_their_stages_are_counted_with_their_time() {
     let (metrics, clock) = metrics();
     metrics.expect_of_steps(&["done", "failed"]);

@@ -270,7 +270,11 @@ fn segment_id(group: &str, id: &str, partition: &str) -> Result<u64, String> {
     id.parse().map_err(|_| "has a segment id above 2^64".to_owned())
 }
 
-fn segment(id: u64, path: PathBuf, metadata: &Metadata) -> io::Result<Option<SegmentFile>> {
+pub(super) fn segment(
+    id: u64,
+    path: PathBuf,
+    metadata: &Metadata,
+) -> io::Result<Option<SegmentFile>> {
     if !metadata.is_file() {
         return Ok(None);
     }

@@ -5,8 +5,8 @@
 //! it ([`Observations`]) and whether it is closed ([`classify`]).
 //!
 //! Does not own: the order of offsets, gaps and overlaps, when to archive what
-//! (`indexer`), and what a batch means (`record`). Nothing here writes, and nothing
-//! here is async.
+//! (`indexer`), and what a batch means (`record`). Nothing here writes but
+//! [`remove`], and nothing here is async.
 //!
 //! ```text
 //!  WalDir --partitions--> PartitionDir { SegmentFile.. }   names and sizes only
@@ -29,6 +29,7 @@ mod dir;
 mod error;
 mod observe;
 mod reader;
+mod remove;
 mod scan;
 #[cfg(test)]
 mod testing;
@@ -46,6 +47,7 @@ pub use dir::{Listing, WalDir};
 pub use error::WalError;
 pub use observe::{Change, Observations, Observed};
 pub use reader::{HeldSegment, SegmentReader};
+pub use remove::remove;
 pub use scan::{first_frame, scan};
 pub use watch::Watch;
 

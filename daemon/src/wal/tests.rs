@@ -194,6 +194,18 @@ fn zeros_at_the_end_are_torn_and_anything_else_there_is_damage() {
 }
 
 #[test]
+fn no_flipped_bit_makes_a_torn_tail_of_a_frame_that_was_whole() {
+    let good = frame(&batch(0, &[b"one"]));
+    let last = frame(&batch(1, &[b"two"]));
+    for bit in 0..last.len() * 8 {
+        let mut bytes = [&good[..], &last].concat();
+        bytes[good.len() + bit / 8] ^= 1 << (bit % 8);
+        let scanned = scan(&bytes);
+        assert_eq!((scanned.torn_at, scanned.damaged.len()), (None, 1), "bit {bit}");
+    }
+}
+
+#[test]
 fn skipped_frames_are_counted() {
     let empty = Payload {
         entries: vec![],

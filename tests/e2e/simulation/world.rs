@@ -233,7 +233,7 @@ impl World {
         let gap_timeout = Duration::from_secs(3600);
         let broker = BrokerStart::At(started);
         let standby_wait = Duration::from_secs(60);
-        let options = LiveOptions { broker, rules, gap_timeout, standby_wait };
+        let options = LiveOptions { broker, rules, gap_timeout, standby_wait, reclaim: false };
         Arc::new(LiveIndexer::new(indexer, wal, options, time, Arc::new(|| 1.0)))
     }
 

@@ -12,6 +12,7 @@
 //! and the loop that calls is in [`run`](LiveIndexer::run).
 
 mod backlog;
+mod reclaim;
 mod release;
 mod run;
 
@@ -39,13 +40,13 @@ use crate::record::{OffsetRange, TopicName, TopicPartition};
 use crate::reports::{Reports, Role};
 use crate::task::{Backoff, Jitter, Leave};
 use crate::wal::classify::{Broker, Class, Facts, Rules};
-use crate::wal::{BrokerStart, Observations, Observed, SegmentFile, WalDir};
+use crate::wal::{BrokerStart, Observations, Observed, SegmentFile, WalDir, WalError};
 
 pub use run::{RESCAN, Watched};
 
 /// Pause before a partition is looked at again whose files changed under a step.
 const CHANGED_PAUSE: Duration = Duration::from_secs(1);
-/// How long a segment that cannot be read is left alone.
+/// How long a segment that cannot be read or deleted is left alone.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
 /// Segments of an earlier life that are told by their numbers.
 const LEFT_TOLD_MAX: usize = 5;
@@ -64,6 +65,8 @@ pub struct LiveOptions {
     pub gap_timeout: Duration,
     /// How long another writer who committed last is given for what is to archive.
     pub standby_wait: Duration,
+    /// Whether segments that may go are deleted.
+    pub reclaim: bool,
 }
 
 /// Archives what the broker's WAL holds, while the broker writes or after it.
@@ -564,8 +567,8 @@ impl LiveIndexer {
             };
             archive(&self.indexer, ready, &mut declarable, report).await?
         };
-        let doubted = alone
-            && self.release(tp, work, snapshot.as_ref(), &sources, life.ledger, report).await?;
+        let doubted =
+            alone && self.release(tp, work, snapshot.as_ref(), &sources, life, report).await?;
         if unreadable {
             work.wake(self.clock.monotonic() + UNREADABLE_PAUSE);
         }
@@ -665,6 +668,10 @@ impl LiveIndexer {
                 progress
             }
             Err(error) if error.is_change() => {
+                if let IndexError::Wal(WalError::Changed { path, .. }) = &error {
+                    // It may show no other sign of it than its bytes.
+                    work.memory.forget_at(path);
+                }
                 report.findings.push(Finding { line: error.to_string(), damage: false });
                 work.not_before = now + CHANGED_PAUSE;
                 Progress::Changed

@@ -4,9 +4,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::reclaim::Reclaimable;
 use super::{LiveIndexer, Work};
-use crate::catalog::{Committed, Ledger, Snapshot};
+use crate::catalog::{Committed, Snapshot};
 use crate::indexer::IndexError;
+use crate::indexer::lives::Life;
 use crate::indexer::partition::blocking;
 use crate::indexer::proof::{ArchiveDigest, look_up, referenced};
 use crate::indexer::release::{Condition, Release, Segment, release};
@@ -21,17 +23,18 @@ type Present = (SegmentFile, Class);
 
 impl LiveIndexer {
     /// Finds out what of the partition may be deleted, by the newest manifest there
-    /// is; remembers it and tells it. `sources` were read in this step. Says whether a
-    /// proof does not hold any more, so that its segment has to be read again.
+    /// is; remembers it and tells it. `sources` were read in this step. Says whether
+    /// there is more to do: a proof does not hold any more, or more is to be deleted.
     pub(super) async fn release(
         &self,
         tp: &TopicPartition,
         work: &mut Work,
         snapshot: Option<&Arc<Snapshot>>,
         sources: &Arc<Vec<Source>>,
-        mut ledger: Ledger,
+        life: Life,
         report: &mut PartitionReport,
     ) -> Result<bool, IndexError> {
+        let Life { mut ledger, anchor, .. } = life;
         let Some(snapshot) = snapshot else {
             // Nothing is committed; only what holds nothing is done with.
             let empty = sources.iter().filter(|source| source.is_empty());
@@ -57,7 +60,15 @@ impl LiveIndexer {
         report.archived_through = committed.archived_through();
         report.releasable_through = ledger.releasable_through().min(report.archived_through);
         report.releasable = segments;
-        Ok(doubted)
+        let reclaim = anchor.filter(|_| self.options.reclaim);
+        let more = match reclaim {
+            Some(anchor) => {
+                let what = Reclaimable { releasable: report.releasable.clone(), anchor };
+                self.reclaim(tp, work, &committed, what, report).await?
+            }
+            None => false,
+        };
+        Ok(doubted || more)
     }
 
     /// Looks every batch of `sources` up in the newest manifest. Remembers the
@@ -95,7 +106,7 @@ impl LiveIndexer {
     }
 
     /// All segments of the partition as they stand now, by ascending id.
-    fn present(&self, tp: &TopicPartition) -> Vec<Present> {
+    pub(super) fn present(&self, tp: &TopicPartition) -> Vec<Present> {
         let broker = self.broker();
         let partitions = self.partitions();
         let Some(partition) = partitions.get(tp) else { return Vec::new() };
