@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test of a real process waits by the real clock")]
 
 mod archive_format;
+mod bench;
 mod borders;
 mod catalog;
 mod client;

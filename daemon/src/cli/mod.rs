@@ -3,6 +3,7 @@
 //! Does no work itself: each command assembles rooms and prints what they say.
 //! Exit codes: 0 all is well, 1 a check failed, 2 bad usage or an error.
 
+mod bench;
 mod compact;
 mod delete;
 mod demo;
@@ -119,6 +120,8 @@ enum Command {
     Gc(gc::GcArgs),
     /// Show the frames of WAL segments
     DumpWal(dump_wal::DumpWalArgs),
+    /// Measure speed on data that it makes, in a temporary folder
+    Bench(bench::BenchArgs),
 }
 
 /// Parses the command line, runs it, prints what went wrong. The process ends
@@ -158,6 +161,7 @@ async fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Delete(args) => delete::delete(args, config, json).await,
         Command::Gc(args) => gc::gc(args, config, json).await,
         Command::DumpWal(args) => dump_wal::dump_wal(args, json),
+        Command::Bench(args) => bench::bench(args, json).await,
     }
 }
 

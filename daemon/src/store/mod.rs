@@ -21,6 +21,7 @@ mod answer;
 mod counters;
 mod error;
 pub mod keys;
+mod model;
 pub mod names;
 pub mod remote;
 mod unfinished;
@@ -48,12 +49,14 @@ use crate::task::Jitter;
 
 use self::counters::Counters;
 use self::error::Attempt;
+use self::model::ModelStore;
 use self::remote::connect;
 use self::upload::{create_directory, open_directory, put_file, sync};
 
 pub use self::counters::{Count, Op, Requests};
 pub use self::error::StoreError;
 pub use self::keys::{ObjectKey, PartitionKey, SideKind};
+pub use self::model::Model;
 pub use self::names::{ClusterName, NameError, WriterId};
 pub use self::remote::Environment;
 pub use self::upload::{PART_BYTES, PARTS_IN_FLIGHT};
@@ -234,6 +237,16 @@ impl Store {
     pub fn with_timeout(self, timeout: Duration) -> Self {
         let limits = Limits { request: timeout, complete: timeout, ..self.inner.limits };
         self.with_limits(limits)
+    }
+
+    /// The same objects at the pace of `model`, with counters of their own. What is
+    /// written is not synced.
+    #[must_use]
+    pub fn paced(&self, model: Model) -> Self {
+        let Inner { objects, prefix, name, limits, jitter, .. } = &*self.inner;
+        let below = Arc::clone(objects);
+        let paced = Self::build(Arc::new(ModelStore { below, model }), None, prefix, name);
+        paced.with(*limits, Arc::clone(jitter))
     }
 
     fn with_limits(self, limits: Limits) -> Self {
