@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
@@ -17,7 +18,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use crate::archive::ArchiveOptions;
 use crate::catalog::{Catalog, Snapshots, Watermarks};
 use crate::clock::{Clock, SystemClock};
-use crate::compact::Compactor;
+use crate::compact::{Background, Compactor};
 use crate::config::{Config, LogFormat};
 use crate::fetch::{self, Fetcher};
 use crate::grpc;
@@ -27,10 +28,11 @@ use crate::indexer::{Indexer, LiveIndexer, LiveOptions, RESCAN, Watched};
 use crate::listen::Bound;
 use crate::metrics::{Metrics, StoreCount};
 use crate::read::{ArchiveReader, ReadOptions};
+use crate::record::TopicName;
 use crate::reports::Reports;
 use crate::search::Searcher;
 use crate::store::{Op, Store};
-use crate::task::{Jitter, TaskError, TaskSet, Ticker};
+use crate::task::{Jitter, Pace, TaskError, TaskSet, Ticker};
 use crate::wal::{WalDir, Watch};
 
 /// The writer's id of a command that commits nothing.
@@ -138,6 +140,30 @@ impl Rooms {
         Compactor::new(catalog, self.store.clone(), clock, Box::new(nonce))
     }
 
+    /// The compaction of a running daemon over these rooms and how often it looks,
+    /// where the settings want one.
+    ///
+    /// # Errors
+    /// When a setting is wrong or the data folder cannot be used.
+    pub fn compaction(
+        &self,
+        config: &Config,
+        data: &DataDir,
+    ) -> anyhow::Result<Option<(Background, Duration)>> {
+        let wanted = config.compaction.clone();
+        wanted.check()?;
+        if wanted.enabled == Some(false) {
+            return Ok(None);
+        }
+        let (grace, every) = (wanted.grace()?, wanted.every()?);
+        let pace = Pace::of(wanted.bytes_per_second()?);
+        // Checked above: what cannot be read keeps everything.
+        let policies = Box::new(move |topic: &TopicName| wanted.policy(topic).unwrap_or_default());
+        let (compactor, scratch) = (self.compactor(), data.compaction()?);
+        let metrics = self.metrics.clone();
+        Ok(Some((Background::new(compactor, policies, grace, scratch, pace, metrics), every)))
+    }
+
     /// An indexer over these rooms that reads `wal`, with its scratch below the data
     /// folder, which it needs for itself.
     ///
@@ -193,6 +219,17 @@ impl DataDir {
 
     fn scratch(&self) -> PathBuf {
         self.path.join("scratch")
+    }
+
+    /// A folder for compaction, without what a killed process left in it.
+    fn compaction(&self) -> anyhow::Result<PathBuf> {
+        let path = self.path.join("compaction");
+        let failed = || format!("cannot use the folder {}", path.display());
+        if path.try_exists().with_context(failed)? {
+            std::fs::remove_dir_all(&path).with_context(failed)?;
+        }
+        std::fs::create_dir_all(&path).with_context(failed)?;
+        Ok(path)
     }
 }
 
@@ -308,6 +345,7 @@ pub async fn archive_until_signal(
     rooms: &Rooms,
     listeners: Listeners,
     indexer: Arc<LiveIndexer>,
+    compaction: Option<(Background, Duration)>,
 ) -> anyhow::Result<()> {
     rooms.reports.open();
     let wake = Arc::new(Notify::new());
@@ -321,6 +359,13 @@ pub async fn archive_until_signal(
         archiving.run(ticker, watched, stop).await;
         Ok(())
     });
+    if let Some((background, every)) = compaction {
+        let ticker = Ticker::new(every, jitter(), Arc::new(Notify::new()));
+        tasks.spawn("compacting", |stop| async move {
+            background.run(ticker, stop).await;
+            Ok(())
+        });
+    }
     let ended = run_to_the_end(tasks).await;
     indexer.abandon();
     ended

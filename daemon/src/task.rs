@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -72,6 +72,44 @@ impl Ticker {
         let factor = 1.0 + JITTER * (2.0 * (self.jitter)() - 1.0);
         self.sleep.as_mut().reset(now + self.every.mul_f64(factor));
         self.last = Some(now);
+    }
+}
+
+/// How fast work may go: so many bytes a second, all users of one pace together.
+#[derive(Debug, Default)]
+pub struct Pace {
+    per_second: Option<u64>,
+    /// When the next bytes may go.
+    next: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    /// At most `bytes` a second; at least one.
+    #[must_use]
+    pub fn of(bytes: u64) -> Self {
+        Self { per_second: Some(bytes.max(1)), ..Self::default() }
+    }
+
+    /// As fast as it goes.
+    #[must_use]
+    pub fn unlimited() -> Self {
+        Self::default()
+    }
+
+    /// Waits until `bytes` may be moved.
+    pub async fn take(&self, bytes: u64) {
+        if let Some(from) = self.reserve(bytes, Instant::now()) {
+            tokio::time::sleep_until(from).await;
+        }
+    }
+
+    /// When `bytes` asked for at `now` may be moved.
+    fn reserve(&self, bytes: u64, now: Instant) -> Option<Instant> {
+        let time = Duration::from_secs_f64(bytes as f64 / self.per_second? as f64);
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = next.unwrap_or(now).max(now);
+        *next = Some(from + time);
+        Some(from)
     }
 }
 
@@ -240,8 +278,6 @@ impl TaskSet {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     type Log = Arc<Mutex<Vec<&'static str>>>;
@@ -322,6 +358,19 @@ mod tests {
         for kind in [ErrorKind::Corrupt, ErrorKind::Invalid, ErrorKind::Internal] {
             assert_eq!(Backoff::default().failed(kind, 0.5), Leave::Quarantined(QUARANTINE));
         }
+    }
+
+    #[test]
+    fn a_pace_lets_so_many_bytes_pass_in_a_second_whoever_takes_them() {
+        let (pace, now) = (Pace::of(100), Instant::now());
+        let wait = |bytes, at| (pace.reserve(bytes, now + at).unwrap() - now).as_millis();
+        let ms = Duration::from_millis;
+        assert_eq!(wait(50, ms(0)), 0, "the first goes at once");
+        assert_eq!(wait(50, ms(0)), 500);
+        assert_eq!(wait(10, ms(100)), 1000);
+        assert_eq!(wait(10, ms(5000)), 5000, "what was not used is not saved");
+        assert_eq!(wait(10, ms(5000)), 5100);
+        assert_eq!(Pace::unlimited().reserve(u64::MAX, now), None);
     }
 
     #[tokio::test]

@@ -169,7 +169,7 @@ async fn litter(process: &Process) {
 }
 
 fn policy() -> Policy {
-    Policy { limits: Limits { offsets: Some(95), ..Limits::default() }, old_incarnations: None }
+    Policy { limits: Limits { offsets: Some(95), ..Limits::default() }, ..Policy::default() }
 }
 
 /// Retention by [`policy`], then gc.
@@ -395,7 +395,7 @@ async fn an_old_life_goes_once_a_newer_one_is_old_enough() {
     let base =
         process.commit(None, Edit { add: vec![entry(1, 0, 9, true)], ..Edit::default() }).await;
     let kept = Some(Duration::from_secs(60));
-    let policy = Policy { limits: Limits::default(), old_incarnations: kept };
+    let policy = Policy { old_incarnations: kept, ..Policy::default() };
     let plan = |now| process.compactor.plan_retention(Arc::clone(&base), policy, now);
     assert!(!plan(i64::MAX).await.unwrap().is_needed(), "the only life");
     let next = process.catalog.begin_incarnation(partition().tp.topic(), 1, None).await.unwrap();

@@ -15,6 +15,7 @@ mod durability;
 mod large;
 mod live;
 mod live_steps;
+mod merging;
 mod offsets;
 mod operations;
 mod oracle;

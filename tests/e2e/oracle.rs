@@ -11,23 +11,28 @@ mod lookups;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tierd::archive::ArchiveOptions;
-use tierd::clock::SystemClock;
+use tierd::catalog::Snapshots;
+use tierd::clock::{ManualClock, SystemClock};
+use tierd::compact::gc::Grace;
 use tierd::config::Config;
 use tierd::daemon::Rooms;
 use tierd::fetch::{
-    Aborted, AbortedTransaction, Caller, EndReason, FetchEvent, FetchRequest, Isolation, Overlaps,
-    PartitionRequest, Status,
+    Aborted, AbortedTransaction, Caller, EndReason, FetchEvent, FetchRequest, Fetcher, Isolation,
+    Overlaps, PartitionRequest, Status,
 };
 use tierd::indexer::{Indexer, LiveIndexer};
-use tierd::read::ReadStats;
+use tierd::read::{ArchiveReader, ReadOptions, ReadStats};
 use tierd::record::{OffsetRange, TopicName, TopicPartition};
 use tierd::store::Store;
 use tierd::wal::{WalDir, WalFormat};
+use tierd_tests::compacting::merge_all;
 
 use self::history::Broker;
 use self::log::{Answer, Fate, Limits, Log};
@@ -254,6 +259,65 @@ impl Bench {
     }
 }
 
+/// Merges in all histories.
+static MERGED: AtomicU64 = AtomicU64::new(0);
+
+impl Bench {
+    /// Merges, collects what is left over, and compares every answer again: it is the
+    /// same log.
+    async fn merge(&mut self, store: &Store, config: &Config, folder: &Path) {
+        if self.random.random_bool(0.2) {
+            return;
+        }
+        let target = self.random.random_range(1..ARCHIVE_BYTES * 4);
+        let stale = self.stale(store, 6).await;
+        let compactor = self.rooms.compactor();
+        let merged = merge_all(&compactor, &self.rooms.catalog, &self.tp, target, folder).await;
+        let merged = merged.unwrap().committed;
+        if merged == 0 {
+            return;
+        }
+        MERGED.fetch_add(merged, Ordering::Relaxed);
+        if self.random.random_bool(0.5) {
+            let now_ms = compactor.store_now_ms().await.unwrap();
+            let grace = Grace { now_ms, grace: Duration::ZERO };
+            let newest = self.rooms.catalog.load(&self.tp, None).await.unwrap().unwrap();
+            let survey = compactor.survey(&self.tp, newest.incarnation(), grace).await.unwrap();
+            compactor.sweep(survey, grace).await.unwrap();
+        }
+        self.rooms = Rooms::over(store.clone(), config).unwrap();
+        self.compare().await;
+        for fetcher in stale {
+            self.rooms.fetcher = fetcher;
+            match self.random.random_range(0..4) {
+                0 => self.look_up().await,
+                1 => self.list_aborted().await,
+                2 => self.all_batches().await,
+                _ => {
+                    let offset = self.random.random_range(0..self.log.through);
+                    let isolation = Isolation::ReadCommitted;
+                    self.check(PartitionRequest { isolation, ..request(self, offset) }).await;
+                }
+            }
+        }
+    }
+
+    /// Processes that take the manifest of this moment for the newest until what it
+    /// lists is gone, and have nothing else in memory.
+    async fn stale(&self, store: &Store, count: usize) -> Vec<Fetcher> {
+        let mut stale = Vec::new();
+        for _ in 0..count {
+            let catalog = Arc::clone(&self.rooms.catalog);
+            let snapshots = Arc::new(Snapshots::new(catalog, ManualClock::at(0)));
+            let reader = ArchiveReader::new(store.clone(), ReadOptions::default());
+            let fetcher = Fetcher::new(snapshots, reader);
+            fetcher.snapshot(&self.tp, None).await.unwrap().unwrap();
+            stale.push(fetcher);
+        }
+        stale
+    }
+}
+
 /// A process that has just started beside a stopped broker's WAL.
 fn indexer(rooms: &Rooms, folder: &Path) -> Arc<LiveIndexer> {
     let format = WalFormat::Chronik;
@@ -320,6 +384,7 @@ async fn history(seed: u64) {
         let open = snapshot.open_transactions();
         assert_eq!(snapshot.last_stable_offset(), bench.log.last_stable_offset(), "{open:?}");
         bench.compare().await;
+        bench.merge(&store, &config, folder.path()).await;
     }
     for (life, log) in earlier.into_iter().enumerate() {
         bench.incarnation = Some(life as u32);
@@ -342,4 +407,6 @@ async fn every_answer_equals_a_log_that_answers_by_brute_force() {
              every_answer_equals"
         );
     }
+    let merged = MERGED.load(Ordering::Relaxed);
+    assert!(histories < HISTORIES || merged >= histories / 4, "{merged} merges");
 }

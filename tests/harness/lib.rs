@@ -6,6 +6,7 @@ pub mod batches;
 pub mod beside;
 pub mod broker;
 pub mod chronik;
+pub mod compacting;
 pub mod counting;
 pub mod faults;
 pub mod fixture;

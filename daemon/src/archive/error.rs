@@ -72,6 +72,14 @@ pub enum ArchiveError {
         /// Which rule it breaks.
         why: &'static str,
     },
+    /// Archives cannot be made one.
+    #[error("these archives cannot be merged: {why}; they stay as they are")]
+    Unmergeable {
+        /// Which rule they break.
+        why: &'static str,
+        /// Which of them, from 0, may not be joined to the one behind it.
+        left: usize,
+    },
     /// `finish` without a single batch: a defect of the caller.
     #[error("an archive needs at least one batch")]
     Empty,
@@ -89,7 +97,10 @@ impl Classify for ArchiveError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { source, .. } | Self::Stream { source } => io_kind(source),
-            Self::Newer { .. } | Self::Unknown { .. } | Self::Batch { .. } => ErrorKind::Invalid,
+            Self::Newer { .. }
+            | Self::Unknown { .. }
+            | Self::Batch { .. }
+            | Self::Unmergeable { .. } => ErrorKind::Invalid,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Refused { .. } | Self::Empty | Self::Index { .. } => ErrorKind::Internal,
         }

@@ -9,7 +9,7 @@
 //!  | "TIERDKEY" | version | zeros | blocks | keys | block, block, ..       little-endian
 //!  |            | u16, 1  |       | u32    | u64  | 32 bytes each: eight words u32
 //!
-//!  h = XXH64 of the key, seed 0
+//!  h = XXH64 of the key's term in the index, seed 0: up to 1024 bytes the key itself
 //!  block: (h >> 32) * blocks >> 32
 //!  word i of it: the bit ((h as u32) * SALT[i]) >> 27
 //! ```
@@ -18,12 +18,14 @@
 //! none. Keys come one by one and their number is known only at the end, so the
 //! filter is first as large as it may become and then folded: with `f` a divisor of
 //! its blocks, block `b` falls on block `b / f`, which is where a filter with that
-//! many fewer blocks has it. Same keys, same bytes.
+//! many fewer blocks has it. Same keys, same bytes. Two filters cannot be made one,
+//! but the terms of two indexes can: that is why terms are hashed and not keys.
 
 use bytes::{Buf, BufMut, Bytes};
 use twox_hash::XxHash64;
 
 use super::error::{ArchiveError, check_version, cut_short};
+use super::index::{TERM_BYTES_MAX, key_term};
 
 /// Blocks of the largest filter, 6.8 MiB: good for 4.7 million keys, and with more
 /// still of use. It has 168 divisors, so that a folded filter is hardly larger than
@@ -66,8 +68,14 @@ fn block_of(hash: u64, blocks: usize) -> usize {
     ((hash >> 32) as usize * blocks) >> 32
 }
 
-fn hash_of(key: &[u8]) -> u64 {
-    XxHash64::oneshot(0, key)
+fn hash_of(term: &[u8]) -> u64 {
+    XxHash64::oneshot(0, term)
+}
+
+/// The hash of a key, by its term.
+fn hash_of_key(key: &[u8]) -> u64 {
+    // A short key is its own term, without a copy.
+    if key.len() <= TERM_BYTES_MAX { hash_of(key) } else { hash_of(&key_term(key)) }
 }
 
 /// A filter under way.
@@ -84,7 +92,15 @@ impl KeyFilterBuilder {
 
     /// Adds a key.
     pub(super) fn add(&mut self, key: &[u8]) {
-        let hash = hash_of(key);
+        self.add_hash(hash_of_key(key));
+    }
+
+    /// Adds the key of this term.
+    pub(super) fn add_term(&mut self, term: &[u8]) {
+        self.add_hash(hash_of(term));
+    }
+
+    fn add_hash(&mut self, hash: u64) {
         let block = &mut self.blocks[block_of(hash, BLOCKS_MAX)];
         let mut new = false;
         for (word, bit) in block.iter_mut().zip(mask(hash)) {
@@ -155,7 +171,7 @@ impl KeyFilter {
     /// Whether the archive may hold `key`. A no is certain.
     #[must_use]
     pub fn may_hold(&self, key: &[u8]) -> bool {
-        let hash = hash_of(key);
+        let hash = hash_of_key(key);
         let start = block_of(hash, self.blocks.len() / BLOCK_BYTES) * BLOCK_BYTES;
         let mut block = &self.blocks[start..start + BLOCK_BYTES];
         mask(hash).into_iter().all(|bit| block.get_u32_le() & bit != 0)
@@ -231,6 +247,17 @@ mod tests {
         let bits = mask(hash_of(b""));
         assert!(bits.iter().all(|word| word.count_ones() == 1));
         assert_eq!(bits[0], 1 << (0x51d8_e999_u32.wrapping_mul(0x47b6_137b) >> 27));
+    }
+
+    #[test]
+    fn a_filter_made_of_terms_is_the_one_made_of_keys() {
+        let keys = || (1000..1050).chain([0, 1]).map(|len| vec![b'k'; len]);
+        let mut terms = KeyFilterBuilder::new();
+        keys().for_each(|key| terms.add_term(&key_term(&key)));
+        let terms = KeyFilter::decode(terms.finish().unwrap().into()).unwrap();
+        let of_keys = filter(keys());
+        assert_eq!((&terms.blocks, terms.keys), (&of_keys.blocks, of_keys.keys));
+        assert!(keys().all(|key| terms.may_hold(&key)));
     }
 
     #[test]

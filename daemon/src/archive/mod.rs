@@ -55,6 +55,7 @@ mod footer;
 mod index;
 mod keys;
 mod layout;
+mod merge;
 mod metadata;
 mod names;
 mod pack;
@@ -80,6 +81,7 @@ pub use index::{
     TIMESTAMP_FIELD, header_name_prefix, header_term, key_term,
 };
 pub use keys::KeyFilter;
+pub use merge::{MergeInput, merge_archives};
 pub use metadata::Metadata;
 pub use summary::{ArchiveSummary, SUMMARY_BYTES, UNKNOWN_TIMESTAMP};
 pub use toc::{TOC_RAW_BYTES_MAX, Toc, TocFile, TocPlace};

@@ -144,12 +144,27 @@ impl Sink {
             max_timestamp: of.max_timestamp,
             digest,
         });
-        self.tar_len += raw_len as u64;
-        if let Some(entry) = &mut self.entry {
-            entry.size += raw_len as u64;
-            entry.crc.combine(&Hasher::new_with_initial_len(packed.crc32, raw_len as u64));
-        }
+        self.add(packed.crc32, raw_len as u64);
         Ok(())
+    }
+
+    /// Adds a chunk of another object to the open entry, as it lies there: `packed`
+    /// are its bytes.
+    pub(super) fn carry(&mut self, chunk: &Chunk, packed: &[u8]) -> Result<(), ArchiveError> {
+        let place = self.position;
+        self.write(packed)?;
+        self.chunks.push(Chunk { place, ..*chunk });
+        self.add(chunk.crc32, u64::from(chunk.raw));
+        Ok(())
+    }
+
+    /// Counts a chunk of `len` bytes, raw, to the open entry.
+    fn add(&mut self, crc32: u32, len: u64) {
+        self.tar_len += len;
+        if let Some(entry) = &mut self.entry {
+            entry.size += len;
+            entry.crc.combine(&Hasher::new_with_initial_len(crc32, len));
+        }
     }
 
     /// Packs `raw` as the next chunk of the open entry, for files cut by length.

@@ -62,6 +62,27 @@ impl Transactions {
         }
     }
 
+    /// Takes all batches of an archive that follows, by its own two lists.
+    pub(super) fn follow(&mut self, ended: &[EndedTransaction], open: &[OpenTransaction]) {
+        let mut marked_there = HashSet::new();
+        for one in ended {
+            let producer_id = one.producer_id;
+            // Its first marker there ends what began here.
+            let began = match marked_there.insert(producer_id) {
+                true => self.open.remove(&producer_id),
+                false => None,
+            };
+            let first_offset = began.or(one.first_offset);
+            let is_first = self.marked.insert(producer_id);
+            if is_first || (one.aborted && first_offset.is_some()) {
+                self.ended.push(EndedTransaction { first_offset, ..*one });
+            }
+        }
+        for one in open {
+            self.open.entry(one.producer_id).or_insert(one.first_offset);
+        }
+    }
+
     /// How many are to be listed.
     pub(super) fn len(&self) -> usize {
         self.ended.len() + self.open.len()

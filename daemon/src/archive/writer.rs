@@ -101,6 +101,31 @@ pub struct BuiltArchive {
     _scratch: TempDir,
 }
 
+impl BuiltArchive {
+    /// Ends the object in `sink`, reads it back whole and compares every fact.
+    /// `summary` is all that is known before packing, `toc` brings epochs and
+    /// transactions.
+    pub(super) fn finish(
+        sink: Sink,
+        packer: &mut Packer,
+        identity: &ArchiveIdentity,
+        mut summary: ArchiveSummary,
+        toc: Toc,
+        scratch: TempDir,
+    ) -> Result<Self, ArchiveError> {
+        let metadata = Metadata::of(identity, &summary).encode()?;
+        let path = sink.path().to_owned();
+        (summary.length, summary.toc) = sink.finish(packer, &metadata, toc)?;
+        let verified = verify_file(&path)?;
+        summary.digest = verified.summary.digest;
+        if verified.summary != summary || verified.identity != *identity {
+            let why = "the summary read back differs from the one written";
+            return Err(ArchiveError::corrupt("the finished archive", why));
+        }
+        Ok(Self { path, summary, toc: verified.toc, _scratch: scratch })
+    }
+}
+
 /// An archive under way.
 #[derive(Debug)]
 pub struct ArchiveWriter {
@@ -283,7 +308,7 @@ impl ArchiveWriter {
             hull
         };
         let times = tally.times();
-        let mut summary = ArchiveSummary {
+        let summary = ArchiveSummary {
             range,
             tiles,
             batches: tally.chain.batches,
@@ -309,17 +334,8 @@ impl ArchiveWriter {
                 digest: [0; 16],
             },
         };
-        let metadata = Metadata::of(&self.identity, &summary).encode()?;
         let toc = Toc { epochs: tally.epochs().to_vec(), ended, open, ..Toc::default() };
-        let path = sink.path().to_owned();
-        (summary.length, summary.toc) = sink.finish(&mut packer, &metadata, toc)?;
-        let verified = verify_file(&path)?;
-        summary.digest = verified.summary.digest;
-        if verified.summary != summary || verified.identity != self.identity {
-            let why = "the summary read back differs from the one written";
-            return Err(ArchiveError::corrupt("the finished archive", why));
-        }
-        Ok(BuiltArchive { path, summary, toc: verified.toc, _scratch: self.scratch })
+        BuiltArchive::finish(sink, &mut packer, &self.identity, summary, toc, self.scratch)
     }
 
     /// Refuses a batch that would break a limit of the format, for callers that

@@ -149,11 +149,12 @@ async fn stay(
     options: LiveOptions,
 ) -> anyhow::Result<Outcome> {
     warn_of_unknown_start(&options);
-    let (indexer, _data) = rooms.indexer(config, wal, options)?;
+    let (indexer, data) = rooms.indexer(config, wal, options)?;
+    let compaction = rooms.compaction(config, &data)?;
     let listeners = Listeners::bind(config).await?;
     output::say(&format!("archiving {}\n", indexer.wal().root().display()))?;
     output::say(&listeners.to_string())?;
-    daemon::archive_until_signal(rooms, listeners, indexer).await?;
+    daemon::archive_until_signal(rooms, listeners, indexer, compaction).await?;
     Ok(Outcome::Well)
 }
 

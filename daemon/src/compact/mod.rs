@@ -1,5 +1,6 @@
-//! Owns what becomes of archives once they are committed: which go because they
-//! are too old or too many, and which objects of the store are garbage.
+//! Owns what becomes of archives once they are committed: which are made one,
+//! which go because they are too old or too many, and which objects of the store
+//! are garbage.
 //!
 //! Does not own: what is committed and how (`catalog`), the bytes of an archive
 //! (`archive`), who reads. Nothing here is needed to read.
@@ -7,7 +8,7 @@
 //! ```text
 //!  manifest + policy + time --> plan (pure) --> one commit --> gc, a grace time later
 //!                                log start,      what is       frees the space
-//!                                drops           listed
+//!                                merges          listed
 //! ```
 //!
 //! # What may be deleted, and when
@@ -24,11 +25,14 @@
 //! A plan is carried out by one commit, so it happened or did not; who is killed
 //! before plans the same again. Deletions are repeatable in any order.
 
+mod background;
 pub mod gc;
+pub mod merge;
 mod policy;
 mod retain;
 pub mod retention;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::OnceCell;
@@ -36,10 +40,11 @@ use tokio::sync::OnceCell;
 use crate::archive::ArchiveError;
 use crate::catalog::{Catalog, CatalogError, Committed, Edit, Snapshot};
 use crate::clock::Clock;
-use crate::error::{Classify, ErrorKind};
+use crate::error::{Classify, ErrorKind, io_kind};
 use crate::record::TopicPartition;
 use crate::store::{Store, StoreError};
 
+pub use background::{BYTES_PER_SECOND_DEFAULT, Background, EVERY_DEFAULT, Policies, Todo};
 pub use policy::{Policy, Strategy};
 pub use retain::Retained;
 
@@ -58,6 +63,23 @@ pub enum CompactError {
     /// An archive could not be read or built.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// The scratch folder cannot be used.
+    #[error("scratch folder {}: {source}; choose another with --data-dir", path.display())]
+    Scratch {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// An archive is not what its manifest says.
+    #[error("{object} is not what was archived and is not merged; run tierd verify --deep")]
+    Damaged {
+        /// The archive.
+        object: String,
+    },
+    /// A worker thread died, which is a defect.
+    #[error("a worker did not finish: {0}")]
+    Worker(String),
     /// Other writers were faster, again and again.
     #[error(
         "another writer committed first {RACES_MAX} times in a row; nothing was changed, try again later"
@@ -81,8 +103,10 @@ impl Classify for CompactError {
             Self::Store(source) => source.kind(),
             Self::Catalog(source) => source.kind(),
             Self::Archive(source) => source.kind(),
+            Self::Scratch { source, .. } => io_kind(source),
+            Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::Outrun => ErrorKind::Retry,
-            Self::Referenced { .. } => ErrorKind::Internal,
+            Self::Worker(_) | Self::Referenced { .. } => ErrorKind::Internal,
         }
     }
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::retention::Limits;
 
-/// What is wanted of the partitions of a topic. The default keeps everything.
+/// What is wanted of the partitions of a topic. The default keeps everything, as
+/// it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// What the newest life of the topic need not keep.
@@ -12,9 +13,11 @@ pub struct Policy {
     /// How long an older life of the topic's name is kept once a newer one began;
     /// for ever where nothing is said. Its limits hold besides.
     pub old_incarnations: Option<Duration>,
+    /// Bytes of log to merge neighbours into; none where they stay as they are.
+    pub merge_target: Option<u64>,
 }
 
-/// Which of a policy's limits are looked at.
+/// Which part of a policy is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
     /// Age of records.
@@ -25,10 +28,12 @@ pub enum Strategy {
     Offset,
     /// All that are set.
     Hybrid,
+    /// Neighbours become one, whatever the limits.
+    Merge,
 }
 
 impl Policy {
-    /// This policy with only the limits that `strategies` name.
+    /// This policy with only what `strategies` name.
     #[must_use]
     pub fn only(self, strategies: &[Strategy]) -> Self {
         let wanted = |one| strategies.contains(&one) || strategies.contains(&Strategy::Hybrid);
@@ -38,7 +43,8 @@ impl Policy {
             offsets: self.limits.offsets.filter(|_| wanted(Strategy::Offset)),
         };
         let old_incarnations = self.old_incarnations.filter(|_| wanted(Strategy::Time));
-        Self { limits, old_incarnations }
+        let merge_target = self.merge_target.filter(|_| strategies.contains(&Strategy::Merge));
+        Self { limits, old_incarnations, merge_target }
     }
 }
 
@@ -50,9 +56,12 @@ mod tests {
     fn a_strategy_is_one_limit_and_hybrid_is_all_of_them() {
         let limits =
             Limits { time: Some(Duration::from_secs(1)), bytes: Some(2), offsets: Some(3) };
-        let all = Policy { limits, old_incarnations: Some(Duration::ZERO) };
-        assert_eq!(all.only(&[Strategy::Hybrid]), all);
-        assert_eq!(all.only(&[Strategy::Time, Strategy::Size, Strategy::Offset]), all);
+        let (old_incarnations, merge_target) = (Some(Duration::ZERO), Some(7));
+        let all = Policy { limits, old_incarnations, merge_target };
+        assert_eq!(all.only(&[Strategy::Hybrid, Strategy::Merge]), all);
+        let limits_only = Policy { merge_target: None, ..all };
+        assert_eq!(all.only(&[Strategy::Hybrid]), limits_only);
+        assert_eq!(all.only(&[Strategy::Time, Strategy::Size, Strategy::Offset]), limits_only);
         assert_eq!(all.only(&[]), Policy::default());
         let size = all.only(&[Strategy::Size]);
         assert_eq!(size.limits, Limits { bytes: Some(2), ..Limits::default() });

@@ -7,15 +7,22 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::duration;
-use crate::compact::Policy;
 use crate::compact::gc::GRACE_DEFAULT;
+use crate::compact::merge::TARGET_BYTES_DEFAULT;
 use crate::compact::retention::Limits;
+use crate::compact::{BYTES_PER_SECOND_DEFAULT, EVERY_DEFAULT, Policy};
 use crate::record::TopicName;
 
 /// What `[compaction]` may say.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct CompactionConfig {
+    /// Whether a running daemon compacts; it does where nothing is said.
+    pub enabled: Option<bool>,
+    /// How often it looks, as `10m`.
+    pub every: Option<String>,
+    /// Bytes it moves a second at most, as `32MiB`.
+    pub bytes_per_second: Option<String>,
     /// How long what was dropped stays readable, as `24h`.
     pub grace: Option<String>,
     /// What topics keep: the first that matches decides.
@@ -36,9 +43,27 @@ pub struct TopicPolicy {
     pub retention_offsets: Option<u64>,
     /// How long an older life of a topic is kept once a newer one began, as `7d`.
     pub old_incarnations: Option<String>,
+    /// Bytes of log, unpacked, to merge small neighbours into, as `512MiB`; 0 merges none.
+    pub merge_target: Option<String>,
 }
 
 impl CompactionConfig {
+    /// How often a running daemon looks.
+    ///
+    /// # Errors
+    /// When it is no duration.
+    pub fn every(&self) -> anyhow::Result<Duration> {
+        duration("every", self.every.as_deref(), EVERY_DEFAULT)
+    }
+
+    /// Bytes that a running daemon moves a second.
+    ///
+    /// # Errors
+    /// When it is no number of bytes.
+    pub fn bytes_per_second(&self) -> anyhow::Result<u64> {
+        self.bytes_per_second.as_deref().map_or(Ok(BYTES_PER_SECOND_DEFAULT), parse_bytes)
+    }
+
     /// How long what was dropped stays.
     ///
     /// # Errors
@@ -53,7 +78,7 @@ impl CompactionConfig {
     /// When a limit is none.
     pub fn policy(&self, topic: &TopicName) -> anyhow::Result<Policy> {
         let rule = self.topics.iter().find(|rule| matches(&rule.topics, topic.as_str()));
-        rule.map_or(Ok(Policy::default()), TopicPolicy::policy)
+        rule.map_or_else(|| TopicPolicy::default().policy(), TopicPolicy::policy)
     }
 
     /// Refuses what cannot be meant, before anything is done by it.
@@ -62,6 +87,8 @@ impl CompactionConfig {
     /// Names the first setting that is wrong.
     pub fn check(&self) -> anyhow::Result<()> {
         self.grace()?;
+        self.every()?;
+        self.bytes_per_second()?;
         for rule in &self.topics {
             rule.policy().with_context(|| format!("compaction of topics {:?}", rule.topics))?;
             anyhow::ensure!(
@@ -86,7 +113,10 @@ impl TopicPolicy {
             offsets: self.retention_offsets,
         };
         let old_incarnations = time("old-incarnations", &self.old_incarnations)?;
-        Ok(Policy { limits, old_incarnations })
+        let merge_target =
+            self.merge_target.as_deref().map_or(Ok(TARGET_BYTES_DEFAULT), parse_bytes)?;
+        let merge_target = Some(merge_target).filter(|target| *target > 0);
+        Ok(Policy { limits, old_incarnations, merge_target })
     }
 }
 
@@ -165,8 +195,8 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_decides_and_nothing_is_kept_for_ever() {
-        let text = "grace = '1h'\n[[topics]]\ntopics = 'logs.*'\nretention-time = '7d'\n\
-                    retention-bytes = '1GiB'\nretention-offsets = 9\nold-incarnations = '2d'\n\
+        let text = "every = '1m'\nbytes-per-second = '1MiB'\nenabled = false\ngrace = '1h'\n[[topics]]\ntopics = 'logs.*'\nretention-time = '7d'\n\
+                    retention-bytes = '1GiB'\nretention-offsets = 9\nold-incarnations = '2d'\nmerge-target = '0'\n\
                     [[topics]]\ntopics = '*'\nretention-offsets = 5\n";
         let config: CompactionConfig = toml::from_str(text).unwrap();
         config.check().unwrap();
@@ -175,10 +205,13 @@ mod tests {
         let week = Duration::from_secs(7 * 86_400);
         let limits = Limits { time: Some(week), bytes: Some(1 << 30), offsets: Some(9) };
         let kept = Some(Duration::from_secs(2 * 86_400));
-        assert_eq!(of("logs.app"), Policy { limits, old_incarnations: kept });
+        assert_eq!(of("logs.app"), Policy { limits, old_incarnations: kept, merge_target: None });
+        assert_eq!((config.enabled, config.every().unwrap().as_secs()), (Some(false), 60));
+        assert_eq!(config.bytes_per_second().unwrap(), 1 << 20);
         assert_eq!(of("orders").limits, Limits { offsets: Some(5), ..Limits::default() });
         let nothing = CompactionConfig::default();
-        assert_eq!(nothing.policy(&TopicName::new("x").unwrap()).unwrap(), Policy::default());
+        let kept = Policy { merge_target: Some(TARGET_BYTES_DEFAULT), ..Policy::default() };
+        assert_eq!(nothing.policy(&TopicName::new("x").unwrap()).unwrap(), kept);
         assert_eq!(nothing.grace().unwrap(), GRACE_DEFAULT);
     }
 

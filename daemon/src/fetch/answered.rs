@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::types::{PartitionState, Status};
 use super::{FetchError, Fetcher, RELOADS_MAX, state_of};
 use crate::catalog::Snapshot;
-use crate::error::{Classify, ErrorKind};
+use crate::error::Classify;
 use crate::record::TopicPartition;
 
 /// What came of a question about one partition.
@@ -70,14 +70,11 @@ where
             Err(error) => error,
         };
         reloads += 1;
-        if error.kind() == ErrorKind::NotFound && reloads <= RELOADS_MAX {
-            let newest = fetcher.snapshots.refresh(tp, Some(snapshot.incarnation())).await;
-            if let Ok(Some(newest)) = newest
-                && newest.number() > snapshot.number()
-            {
-                snapshot = newest;
-                continue;
-            }
+        if reloads <= RELOADS_MAX
+            && let Some(newer) = fetcher.replaced(&snapshot, &error).await
+        {
+            snapshot = newer;
+            continue;
         }
         return Answered { state: Some(state_of(&snapshot)), result: Err(error.into()) };
     }

@@ -243,6 +243,17 @@ impl Fetcher {
         Ok(self.of_this_life(tp, incarnation, found))
     }
 
+    /// A newer manifest than `snapshot`, where `error` says that an object is gone:
+    /// compaction replaced it, and a newer manifest tells by what. `None` where it is
+    /// lost, or something else is wrong.
+    async fn replaced(&self, snapshot: &Snapshot, error: &FetchError) -> Option<Arc<Snapshot>> {
+        if error.kind() != ErrorKind::NotFound {
+            return None;
+        }
+        let newest = self.snapshots.refresh(snapshot.tp(), Some(snapshot.incarnation())).await;
+        newest.ok().flatten().filter(|newest| newest.number() > snapshot.number())
+    }
+
     /// Nothing, where the newest life that is archived is over by the broker's word.
     fn of_this_life(
         &self,

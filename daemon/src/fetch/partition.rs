@@ -14,7 +14,7 @@ use super::types::{
 use super::{FetchError, Fetcher, RELOADS_MAX, Sink, aborted, overlaps, state_of};
 use crate::archive::{Toc, batches_in};
 use crate::catalog::{ArchiveEntry, Gap, Snapshot};
-use crate::error::{Classify, ErrorKind};
+use crate::error::Classify;
 use crate::read::ReadStats;
 use crate::record::batch::BATCH_HEADER_BYTES;
 use crate::record::{CanonicalRecord, OffsetRange};
@@ -49,7 +49,7 @@ pub(super) async fn answer(
     {
         return send_refusal(sink, &request, None, failure(&request, status, message)).await;
     }
-    let snapshot = match found {
+    let mut snapshot = match found {
         Ok(Some(snapshot)) => snapshot,
         Ok(None) => {
             let message = format!("nothing of {} is archived", request.tp);
@@ -62,9 +62,18 @@ pub(super) async fn answer(
             return send_refusal(sink, &request, None, trailer).await;
         }
     };
-    let refused = match refusal(&request, &snapshot, report.as_ref()) {
-        Some(refused) => Ok(Some(refused)),
-        None => caller::offset_epoch(fetcher, &request, &snapshot, report.as_ref(), stats).await,
+    let mut reloads = 0;
+    let refused = loop {
+        if let Some(refused) = refusal(&request, &snapshot, report.as_ref()) {
+            break Ok(Some(refused));
+        }
+        let report = report.as_ref();
+        let checked = caller::offset_epoch(fetcher, &request, &snapshot, report, stats).await;
+        let Err(error) = &checked else { break checked };
+        match fetcher.replaced(&snapshot, error).await {
+            Some(newer) if reloads < RELOADS_MAX => (snapshot, reloads) = (newer, reloads + 1),
+            _ => break checked,
+        }
     };
     let refused = refused.unwrap_or_else(|error| Some((error.kind().into(), error.to_string())));
     if let Some((status, message)) = refused {
@@ -283,31 +292,24 @@ async fn read(
                 overlaps::all(fetcher, request, &snapshot, &mut progress, sink, stats).await
             }
         };
-        let gone = matches!(&step, Err(error) if error.kind() == ErrorKind::NotFound);
-        if !gone || reloads == RELOADS_MAX {
+        let Err(error) = &step else { break (progress, step) };
+        if reloads == RELOADS_MAX {
             break (progress, step);
         }
-        // A compaction may have replaced the archive since: its successors are in
-        // a newer manifest. Without one, the object is lost.
         reloads += 1;
-        let newest = fetcher.snapshots.refresh(&request.tp, Some(snapshot.incarnation())).await;
-        match newest {
-            Ok(Some(newest)) if newest.number() > snapshot.number() => {
-                if progress.batches > 0 {
-                    // One answer, one manifest: the caller goes on with the next.
-                    break (progress, Ok(EndReason::Limit));
-                }
-                snapshot = newest;
-                // Retention may be what took the archive away.
-                let report = fetcher.reports.of(&request.tp);
-                if let Some((status, message)) = refusal(request, &snapshot, report.as_ref()) {
-                    let state = state_of(&snapshot);
-                    Progress::new(request, &snapshot).send_header(sink).await?;
-                    let refused = failure(request, status, message);
-                    return Ok(PartitionTrailer { refused_by: Some(state), ..refused });
-                }
-            }
-            _ => break (progress, step),
+        let Some(newer) = fetcher.replaced(&snapshot, error).await else { break (progress, step) };
+        if progress.batches > 0 {
+            // One answer, one manifest: the caller goes on with the next.
+            break (progress, Ok(EndReason::Limit));
+        }
+        snapshot = newer;
+        // Retention may be what took the archive away.
+        let report = fetcher.reports.of(&request.tp);
+        if let Some((status, message)) = refusal(request, &snapshot, report.as_ref()) {
+            let state = state_of(&snapshot);
+            Progress::new(request, &snapshot).send_header(sink).await?;
+            let refused = failure(request, status, message);
+            return Ok(PartitionTrailer { refused_by: Some(state), ..refused });
         }
     };
     if let Err(FetchError::Cancelled) = step {
@@ -343,13 +345,41 @@ async fn trailer(
         Err(error) => trailer.fail(&error),
     }
     if request.isolation == Isolation::ReadCommitted {
-        match aborted::collect(fetcher, snapshot, progress.served, stats).await {
-            Ok(found) => trailer.aborted = Some(found),
-            // Data without its aborted list would be served as committed.
-            Err(error) => trailer.fail(&error),
-        }
+        aborted_beside(fetcher, snapshot, progress.served, &mut trailer, stats).await;
     }
     trailer
+}
+
+/// Puts the aborted transactions of what was `served` into `trailer`. Where an archive
+/// that tells of them was replaced meanwhile, its successor tells the same.
+async fn aborted_beside(
+    fetcher: &Fetcher,
+    snapshot: &Snapshot,
+    served: Option<OffsetRange>,
+    trailer: &mut PartitionTrailer,
+    stats: &ReadStats,
+) {
+    let mut newer: Option<Arc<Snapshot>> = None;
+    for reload in 0..=RELOADS_MAX {
+        let from = newer.as_deref().unwrap_or(snapshot);
+        let error = match aborted::collect(fetcher, from, served, stats).await {
+            Ok(found) => return trailer.aborted = Some(found),
+            Err(error) => error,
+        };
+        newer = match fetcher.replaced(from, &error).await {
+            Some(newer) if reload < RELOADS_MAX => Some(newer),
+            // Data without its aborted list would be served as committed.
+            _ => return trailer.fail(&error),
+        };
+        let start = newer.as_deref().map_or(0, Snapshot::log_start);
+        if let Some(served) = served.filter(|served| served.base() < start) {
+            trailer.fail(&error);
+            trailer.status = Status::BelowLogStart;
+            trailer.message =
+                format!("offset {} fell below log start {start} while it was read", served.base());
+            return;
+        }
+    }
 }
 
 impl PartitionTrailer {

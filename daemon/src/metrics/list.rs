@@ -60,6 +60,11 @@ pub(super) struct List {
     pub(super) reclaimed_bytes: IntCounter,
     pub(super) steps: IntCounterVec,
     pub(super) steps_in_flight: IntGauge,
+    pub(super) compaction_jobs: IntGauge,
+    pub(super) compaction_bytes: IntGauge,
+    pub(super) compacted_bytes: IntCounter,
+    pub(super) collected_objects: IntCounter,
+    pub(super) collected_bytes: IntCounter,
     pub(super) stage_duration: HistogramVec,
 }
 
@@ -219,6 +224,26 @@ impl List {
             steps_in_flight: to.gauge(
                 "tierd_archive_in_flight_steps",
                 "Steps of archiving one partition that are under way.",
+            )?,
+            compaction_jobs: to.gauge(
+                "tierd_compaction_todo_jobs",
+                "Merges of archives that are to be done.",
+            )?,
+            compaction_bytes: to.gauge(
+                "tierd_compaction_todo_bytes",
+                "Bytes of the archives that are to be merged.",
+            )?,
+            compacted_bytes: to.counter(
+                "tierd_compacted_bytes_total",
+                "Bytes of archives that were merged.",
+            )?,
+            collected_objects: to.counter(
+                "tierd_collected_objects_total",
+                "Objects deleted because nobody needs them.",
+            )?,
+            collected_bytes: to.counter(
+                "tierd_collected_bytes_total",
+                "Bytes of objects deleted because nobody needs them.",
             )?,
             stage_duration: {
                 let durations = to.keep(HistogramVec::new(

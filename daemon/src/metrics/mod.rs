@@ -227,6 +227,24 @@ impl Metrics {
         StageCall { metrics: self.clone(), stage, began }
     }
 
+    /// What compaction has to do: merges, and bytes of their inputs.
+    pub fn compaction_todo(&self, jobs: u64, bytes: u64) {
+        let shown = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.inner.list.compaction_jobs.set(shown(jobs));
+        self.inner.list.compaction_bytes.set(shown(bytes));
+    }
+
+    /// Archives of so many bytes were merged.
+    pub fn compacted(&self, bytes: u64) {
+        self.inner.list.compacted_bytes.inc_by(bytes);
+    }
+
+    /// Garbage was deleted.
+    pub fn collected(&self, objects: u64, bytes: u64) {
+        self.inner.list.collected_objects.inc_by(objects);
+        self.inner.list.collected_bytes.inc_by(bytes);
+    }
+
     /// Reads the store's counters from `counts` whenever the page is asked for.
     pub fn count_store_by(&self, counts: impl Fn() -> Vec<StoreCount> + Send + Sync + 'static) {
         self.gathered().store = Some(Box::new(counts));

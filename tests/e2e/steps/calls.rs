@@ -30,12 +30,15 @@ const STEPS: &[(&str, &[&str])] = &[
 /// Places that another test kills at: its file and its name.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("compact/gc/sweep.rs delete 1", "collect.rs", KILLED_COLLECTING),
+    ("compact/merge/mod.rs put_file 1", "merging.rs", KILLED_MERGING),
+    ("compact/merge/mod.rs copy 1", "merging.rs", KILLED_MERGING),
     // What asks the store for its time before anything is collected.
     ("store/mod.rs put 1", "collect.rs", KILLED_COLLECTING),
     ("store/mod.rs delete 1", "collect.rs", KILLED_COLLECTING),
 ];
 
 const KILLED_COLLECTING: &str = "killed_at_every_change_and_resumed_it_comes_to_the_same";
+const KILLED_MERGING: &str = "killed_at_every_change_of_a_merge_and_resumed_it_comes_to_the_same";
 
 /// Places that nothing kills at yet; `docs/durability.md` says so too.
 const NOT_YET: &[&str] = &["catalog/collect.rs create 1"];

@@ -19,6 +19,7 @@
 
 mod directory;
 mod document;
+mod merge;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ pub use document::{
     HEADER_FIELD, KEY_FIELD, OFFSET_FIELD, PRODUCER_FIELD, TERM_BYTES_MAX, TERM_PREFIX_BYTES,
     TIMESTAMP_FIELD, header_name_prefix, header_term, key_term,
 };
+
+pub(super) use merge::{Joined, Source, join};
 
 /// A segment ends with the batch that takes its memory to this many bytes.
 const SEGMENT_BYTES: usize = 48 << 20;
@@ -200,19 +203,9 @@ impl IndexBuilder {
 
     /// Writes `meta.json`, the list that stock Tantivy opens an index by.
     fn write_meta(&self) -> Result<IndexFile, ArchiveError> {
-        let segments: Vec<SegmentMeta> = self
-            .segments
-            .iter()
-            .map(|segment| self.index.new_segment_meta(segment.id, segment.documents))
-            .collect();
-        let meta = IndexMeta {
-            index_settings: self.index.settings().clone(),
-            segments,
-            ..IndexMeta::with_schema(self.index.schema())
-        };
-        let mut json = serde_json::to_vec_pretty(&meta)
-            .map_err(|error| refused("describe", &self.directory, error.into()))?;
-        json.push(b'\n');
+        let segments: Vec<_> =
+            self.segments.iter().map(|segment| (segment.id, segment.documents)).collect();
+        let json = meta_json(&self.index, &segments)?;
         let path = self.folder.join("meta.json");
         fs::write(&path, json).map_err(ArchiveError::io("write", &path))?;
         Ok(IndexFile { name: "meta.json".to_owned(), path })
@@ -252,6 +245,24 @@ impl IndexBuilder {
         self.segments.push(Segment { id, scratch_id: scratch_id(number)?, documents });
         Ok(())
     }
+}
+
+/// The file `meta.json` that lists `segments`, with the fields and settings of `like`.
+fn meta_json(like: &Index, segments: &[(SegmentId, u32)]) -> Result<Vec<u8>, ArchiveError> {
+    let segments: Vec<SegmentMeta> =
+        segments.iter().map(|(id, documents)| like.new_segment_meta(*id, *documents)).collect();
+    let meta = IndexMeta {
+        index_settings: like.settings().clone(),
+        segments,
+        ..IndexMeta::with_schema(like.schema())
+    };
+    let described = serde_json::to_vec_pretty(&meta);
+    let mut json = described.map_err(|error| ArchiveError::Index {
+        step: "describe",
+        source: Box::new(error.into()),
+    })?;
+    json.push(b'\n');
+    Ok(json)
 }
 
 /// The name that the files of segment `number` have until its content is known.
