@@ -190,6 +190,8 @@ pub struct PartitionReport {
     pub log_start: Option<i64>,
     /// First offset that the broker's own disk holds.
     pub local_log_start: Option<i64>,
+    /// First offset after the broker's last record: the archive's lag is counted to here.
+    pub log_end: Option<i64>,
 }
 
 /// What a follower takes over instead of archived records.

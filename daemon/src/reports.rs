@@ -33,8 +33,8 @@ pub struct Report {
     pub role: Role,
     /// Its leader epoch.
     pub leader_epoch: Option<i32>,
-    /// Leader epochs with the first offset of each, both ascending; empty is not said.
-    pub lineage: Vec<(i32, i64)>,
+    /// The leader epochs of the log; empty is not said.
+    pub lineage: Lineage,
     /// First offset that is not committed.
     pub high_watermark: Option<i64>,
     /// First offset of the earliest transaction without an end, else the high watermark.
@@ -43,6 +43,8 @@ pub struct Report {
     pub log_start: Option<i64>,
     /// First offset that the broker's own disk holds.
     pub local_log_start: Option<i64>,
+    /// First offset after the last record.
+    pub log_end: Option<i64>,
 }
 
 impl Report {
@@ -55,12 +57,39 @@ impl Report {
             (high, stable) => high.or(stable),
         }
     }
+}
 
-    /// The leader epoch of `offset` by the lineage.
+/// The leader epochs of a log with the first offset of each, both ascending (KIP-101).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lineage(Vec<(i32, i64)>);
+
+impl Lineage {
+    /// From pairs of an epoch and its first offset.
+    #[must_use]
+    pub fn new(epochs: Vec<(i32, i64)>) -> Self {
+        Self(epochs)
+    }
+
+    /// Whether nothing is said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The leader epoch of `offset`.
     #[must_use]
     pub fn epoch_at(&self, offset: i64) -> Option<i32> {
-        let before = self.lineage.partition_point(|(_, start)| *start <= offset);
-        before.checked_sub(1).map(|at| self.lineage[at].0)
+        let before = self.0.partition_point(|(_, start)| *start <= offset);
+        before.checked_sub(1).map(|at| self.0[at].0)
+    }
+
+    /// Whether a batch of `epoch` that begins at `base` was truncated: that offset is
+    /// of another epoch. Nothing is said of epochs later than all of these, nor of a
+    /// batch without one.
+    #[must_use]
+    pub fn took_back(&self, base: i64, epoch: i32) -> bool {
+        let newest = self.0.last().map_or(-1, |(newest, _)| *newest);
+        (0..=newest).contains(&epoch) && self.epoch_at(base).is_some_and(|of| of != epoch)
     }
 }
 
@@ -166,6 +195,7 @@ impl Reports {
             last_stable_offset: new.last_stable_offset.or(known.last_stable_offset),
             log_start: new.log_start.or(known.log_start),
             local_log_start: new.local_log_start.or(known.local_log_start),
+            log_end: new.log_end.or(known.log_end),
         };
         Ok(())
     }
@@ -187,6 +217,7 @@ fn check(report: &Report) -> Result<(), String> {
         ("last stable offset", report.last_stable_offset),
         ("log start", report.log_start),
         ("local log start", report.local_log_start),
+        ("log end", report.log_end),
     ];
     for (what, offset) in offsets {
         if let Some(offset) = offset.filter(|offset| *offset < 0) {
@@ -198,10 +229,15 @@ fn check(report: &Report) -> Result<(), String> {
     {
         return Err(format!("last stable offset {stable} lies above high watermark {high}"));
     }
+    if let (Some(high), Some(end)) = (report.high_watermark, report.log_end)
+        && high > end
+    {
+        return Err(format!("high watermark {high} lies above log end {end}"));
+    }
     if report.leader_epoch.is_some_and(|epoch| epoch < 0) {
         return Err("a negative leader epoch".to_owned());
     }
-    if !report.lineage.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1) {
+    if !report.lineage.0.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1) {
         return Err("leader epochs that do not ascend".to_owned());
     }
     Ok(())
@@ -251,7 +287,7 @@ mod tests {
         for report in [
             Report { high_watermark: Some(-1), ..Report::default() },
             Report { high_watermark: Some(4), last_stable_offset: Some(5), ..Report::default() },
-            Report { lineage: vec![(2, 0), (1, 9)], ..Report::default() },
+            Report { lineage: Lineage::new(vec![(2, 0), (1, 9)]), ..Report::default() },
             Report { leader_epoch: Some(-1), ..Report::default() },
         ] {
             let error = reports.report(&tp(), report).unwrap_err();
@@ -262,9 +298,23 @@ mod tests {
 
     #[test]
     fn a_lineage_tells_the_epoch_of_an_offset() {
-        let report = Report { lineage: vec![(1, 10), (4, 20)], ..Report::default() };
-        let epochs = [9, 10, 19, 20].map(|offset| report.epoch_at(offset));
+        let lineage = Lineage::new(vec![(1, 10), (4, 20)]);
+        let epochs = [9, 10, 19, 20].map(|offset| lineage.epoch_at(offset));
         assert_eq!(epochs, [None, Some(1), Some(1), Some(4)]);
+    }
+
+    #[test]
+    fn a_batch_of_an_epoch_that_its_offset_is_not_of_was_taken_back() {
+        let lineage = Lineage::new(vec![(1, 10), (4, 20)]);
+        let taken = |base, epoch| lineage.took_back(base, epoch);
+        assert!(taken(20, 1), "an older leader's suffix");
+        assert!(taken(15, 3), "a leader's that the log never took over");
+        assert!(taken(15, 4), "epoch 4 begins later");
+        assert!(!taken(15, 1) && !taken(20, 4));
+        assert!(!taken(25, 5), "a later epoch: the report is behind");
+        assert!(!taken(9, 0), "the lineage begins later");
+        assert!(!taken(15, -1), "the batch says none");
+        assert!(!Lineage::default().took_back(0, 0));
     }
 
     #[test]

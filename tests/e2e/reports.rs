@@ -20,7 +20,7 @@ use tierd::indexer::{
 };
 use tierd::read::ReadStats;
 use tierd::record::{Codec, TopicName, TopicPartition};
-use tierd::reports::Report;
+use tierd::reports::{Lineage, Report};
 use tierd::store::Store;
 use tierd::wal::{WalDir, WalFormat};
 use tierd_client::{
@@ -225,6 +225,21 @@ async fn nothing_above_the_committed_end_is_archived() {
 }
 
 #[tokio::test]
+async fn the_lag_counts_to_the_log_end_that_the_broker_reports() {
+    let beside = Beside::new();
+    beside.rooms.reports.broker_started(STARTED);
+    beside.segment(0, &[batch(0, 9, 0)]);
+    beside.report(Report { high_watermark: Some(10), log_end: Some(25), ..Report::default() });
+    assert_eq!(beside.archive().await, 10);
+    beside.live.look().unwrap();
+    let text = beside.rooms.metrics.page().unwrap();
+    assert!(text.contains("\ntierd_archive_lag_offsets 15\n"), "{text}");
+    let beyond = Report { high_watermark: Some(30), log_end: Some(29), ..Report::default() };
+    let refused = beside.rooms.reports.report(&beside.tp, beyond).unwrap_err();
+    assert!(refused.to_string().contains("high watermark 30 lies above log end 29"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_truncated_suffix_is_never_served() {
     let beside = Beside::new();
     beside.rooms.reports.broker_started(STARTED);
@@ -243,6 +258,28 @@ async fn a_truncated_suffix_is_never_served() {
     let (trailer, wire) = beside.fetch(0, Caller::default()).await;
     assert_eq!(trailer.status, Status::Ok, "{}", trailer.message);
     assert_eq!(wire, [batch(0, 9, 0), kept, late].concat());
+}
+
+#[tokio::test]
+async fn a_truncated_suffix_below_the_committed_end_is_told_by_the_lineage() {
+    let beside = Beside::new();
+    beside.rooms.reports.broker_started(STARTED);
+    let (old, lost) = (batch(0, 9, 0), batch(10, 19, 0));
+    beside.segment(0, &[old.clone(), lost.clone()]);
+    let (kept, late) = (batch(10, 14, 1), batch(15, 34, 1));
+    beside.segment(1, std::slice::from_ref(&kept));
+    // All of it is committed, and the last batch lies in a segment that may grow: of 15
+    // only the truncated batch is to be had.
+    let lineage = Lineage::new(vec![(0, 0), (1, 10)]);
+    beside.report(Report { high_watermark: Some(35), lineage, ..Report::default() });
+    assert_eq!(beside.archive().await, 15);
+    beside.segment(2, std::slice::from_ref(&late));
+    let found = beside.archive_all().await.unwrap();
+    assert_eq!((found.archived_through, found.releasable_through), (35, 35));
+    assert_eq!(found.releasable, [0, 1, 2], "what was truncated is kept beneath");
+    let (trailer, wire) = beside.fetch(0, Caller::default()).await;
+    assert_eq!(trailer.status, Status::Ok, "{}", trailer.message);
+    assert_eq!(wire, [old, kept, late].concat());
 }
 
 #[tokio::test]
@@ -276,7 +313,7 @@ async fn callers_of_another_leader_lineage_or_topic_are_refused() {
     assert_eq!(beside.status(20, follower).await, Status::NotArchivedYet);
 
     // By the reported lineage, where the caller says nothing.
-    beside.report(Report { lineage: vec![(2, 0), (3, 10)], ..Report::default() });
+    beside.report(Report { lineage: Lineage::new(vec![(2, 0), (3, 10)]), ..Report::default() });
     assert_eq!(beside.status(12, nobody).await, Status::OutsideLineage);
     assert_eq!(beside.status(3, nobody).await, Status::Ok);
 
@@ -515,7 +552,7 @@ async fn the_ends_of_the_brokers_log_are_told_as_reported() {
     assert!(before.iter().all(|answer| answer.result.is_err()));
     beside.report(Report {
         leader_epoch: Some(5),
-        lineage: vec![(1, 0), (5, 80)],
+        lineage: Lineage::new(vec![(1, 0), (5, 80)]),
         high_watermark: Some(100),
         last_stable_offset: Some(90),
         local_log_start: Some(40),

@@ -120,6 +120,7 @@ fn partition_report(of: &PartitionReport) -> v1::PartitionReport {
         last_stable_offset: of.last_stable_offset,
         log_start_offset: of.log_start,
         local_log_start_offset: of.local_log_start,
+        log_end_offset: of.log_end,
     }
 }
 

@@ -87,7 +87,7 @@ pub(super) async fn offset_epoch(
     report: Option<&Report>,
     stats: &ReadStats,
 ) -> Result<Option<Refused>, FetchError> {
-    let by_report = || report.and_then(|report| report.epoch_at(request.offset));
+    let by_report = || report.and_then(|report| report.lineage.epoch_at(request.offset));
     let Some(asked) = request.caller.offset_epoch.or_else(by_report) else { return Ok(None) };
     let archived = lineage::epoch_at(fetcher, snapshot, request.offset, stats).await?;
     Ok(archived.filter(|archived| *archived != asked).map(|archived| {

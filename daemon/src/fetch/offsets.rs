@@ -89,7 +89,7 @@ fn of_report(query: &OffsetQuery, report: &Report) -> Option<FoundOffset> {
         (LATEST, Isolation::ReadUncommitted) => (report.high_watermark?, report.leader_epoch),
         (EARLIEST_LOCAL, _) => {
             let start = report.local_log_start?;
-            (start, report.epoch_at(start))
+            (start, report.lineage.epoch_at(start))
         }
         _ => return None,
     };
@@ -116,7 +116,7 @@ async fn find_in(
         // Nothing of it is archived: its epoch is the broker's to know.
         EARLIEST_PENDING_UPLOAD => {
             let offset = through.max(start);
-            let known = report.and_then(|report| report.epoch_at(offset));
+            let known = report.and_then(|report| report.lineage.epoch_at(offset));
             Some(FoundOffset { offset, timestamp: NONE, leader_epoch: known.unwrap_or(-1) })
         }
         MAX_TIMESTAMP => match OffsetRange::new(from, bound - 1) {

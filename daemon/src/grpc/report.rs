@@ -8,7 +8,7 @@ use crate::error::Classify;
 use crate::fetch::{self, PARTITIONS_MAX, Refusal};
 use crate::indexer::LogStartError;
 use crate::record::TopicPartition;
-use crate::reports::{Report, ReportError, Reports, Role};
+use crate::reports::{Lineage, Report, ReportError, Reports, Role};
 
 /// Leader epochs of one partition: a leader changes some times a day.
 const LINEAGE_MAX: usize = 10_000;
@@ -82,11 +82,14 @@ fn parse(wire: v1::PartitionReport) -> Result<(TopicPartition, Report), Status> 
         topic_id: convert::topic_id(&wire.topic_id)?,
         role,
         leader_epoch: convert::epoch(wire.leader_epoch),
-        lineage: wire.lineage.iter().map(|of| (of.leader_epoch, of.start_offset)).collect(),
+        lineage: Lineage::new(
+            wire.lineage.iter().map(|of| (of.leader_epoch, of.start_offset)).collect(),
+        ),
         high_watermark: wire.high_watermark,
         last_stable_offset: wire.last_stable_offset,
         log_start: wire.log_start_offset,
         local_log_start: wire.local_log_start_offset,
+        log_end: wire.log_end_offset,
     };
     Ok((tp, report))
 }

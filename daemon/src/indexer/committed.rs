@@ -4,10 +4,21 @@
 //! A batch that shares offsets with one that waits is of an older or a newer
 //! lineage of the same stretch; which of them stays shows when both are below the
 //! end. So it waits too.
+//!
+//! Where the newer one is not ready, the older may lie below the end alone. It is told
+//! by its leader epoch, when the broker reports which epoch each offset is of.
 
 use std::collections::HashSet;
 
 use super::plan::Frame;
+use crate::reports::Lineage;
+
+/// Marks the frames that the broker took back, by the lineage it reported.
+pub(super) fn mark_truncated(frames: &mut [Frame], lineage: &Lineage) {
+    for frame in frames {
+        frame.truncated = lineage.took_back(frame.base(), frame.at.leader_epoch);
+    }
+}
 
 /// Takes the frames out that must wait until the committed end, `stable_end`, has
 /// passed them; says in which segments they are.
@@ -35,8 +46,8 @@ mod tests {
     use super::*;
     use crate::wal::{FrameFlags, FrameRef};
 
-    fn kept(ranges: &[(i64, i64)], stable_end: Option<i64>) -> (Vec<(i64, i64)>, Vec<u32>) {
-        let frame = |(at, (base, last)): (usize, &(i64, i64))| Frame {
+    fn frame((at, (base, last)): (usize, &(i64, i64))) -> Frame {
+        Frame {
             segment: at as u32,
             at: FrameRef {
                 base: *base,
@@ -45,10 +56,15 @@ mod tests {
                 frame_len: 0,
                 wire_len: 0,
                 wire_crc32c: at as u32,
+                leader_epoch: -1,
                 flags: FrameFlags::default(),
             },
             known: false,
-        };
+            truncated: false,
+        }
+    }
+
+    fn kept(ranges: &[(i64, i64)], stable_end: Option<i64>) -> (Vec<(i64, i64)>, Vec<u32>) {
         let mut frames: Vec<Frame> = ranges.iter().enumerate().map(frame).collect();
         let mut waiting: Vec<u32> = hold_back(&mut frames, stable_end).into_iter().collect();
         waiting.sort_unstable();
@@ -74,5 +90,21 @@ mod tests {
         let log = [(10, 14), (15, 19), (12, 25), (0, 9)];
         assert_eq!(kept(&log, Some(20)), (vec![(0, 9)], vec![0, 1, 2]));
         assert_eq!(kept(&log, Some(26)).1, Vec::<u32>::new());
+    }
+
+    #[test]
+    fn a_batch_of_another_epoch_than_its_offset_has_was_truncated() {
+        let mut frames: Vec<Frame> =
+            [(0, 9), (10, 19), (10, 14)].iter().enumerate().map(frame).collect();
+        for (frame, epoch) in frames.iter_mut().zip([0, 0, 1]) {
+            frame.at.leader_epoch = epoch;
+        }
+        mark_truncated(&mut frames, &Lineage::new(vec![(0, 0), (1, 10)]));
+        assert_eq!(
+            frames.iter().map(|frame| frame.truncated).collect::<Vec<_>>(),
+            [false, true, false]
+        );
+        mark_truncated(&mut frames, &Lineage::default());
+        assert!(frames.iter().all(|frame| !frame.truncated), "nothing is reported");
     }
 }

@@ -529,7 +529,12 @@ fn all_frames(format: WalFormat, local: &Local) -> Result<Vec<Frame>, IndexError
     for (number, (file, _)) in local.segments.iter().enumerate() {
         let found = scan(format, &local.tp, file)?;
         let segment = number as u32;
-        frames.extend(found.frames.into_iter().map(|at| Frame { segment, at, known: false }));
+        frames.extend(found.frames.into_iter().map(|at| Frame {
+            segment,
+            at,
+            known: false,
+            truncated: false,
+        }));
     }
     Ok(frames)
 }

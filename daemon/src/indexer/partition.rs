@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::build::{Built, Cursor, Site, build, build_latecomers};
-use super::committed::hold_back;
+use super::committed::{hold_back, mark_truncated};
 use super::plan::{Archived, Frame, Plan, Run, plan};
 use super::proof::look_up;
 use super::report::PartitionReport;
@@ -15,6 +15,7 @@ use crate::archive::{ArchiveIdentity, BuiltArchive};
 use crate::catalog::{ArchiveEntry, CatalogError, Edit, Gap, Snapshot};
 use crate::metrics::Stage;
 use crate::record::{OffsetRange, TopicPartition};
+use crate::reports::Lineage;
 
 /// Whether the plan was carried out or is out of date.
 enum Outcome {
@@ -34,6 +35,8 @@ pub(super) struct Ready {
     pub(super) suspect: Vec<OffsetRange>,
     /// First offset that must not be archived yet, where the broker says so.
     pub(super) stable_end: Option<i64>,
+    /// The leader epochs of the log, as far as the broker says.
+    pub(super) lineage: Lineage,
     /// The topic's id, where the broker gave one.
     pub(super) topic_id: Option<[u8; 16]>,
 }
@@ -72,7 +75,7 @@ pub(super) async fn archive(
     declarable: Declarable<'_>,
     report: &mut PartitionReport,
 ) -> Result<Done, IndexError> {
-    let Ready { tp, incarnation, told, sources, suspect, stable_end, topic_id } = ready;
+    let Ready { tp, incarnation, told, sources, suspect, stable_end, lineage, topic_id } = ready;
     for _ in 0..RACES_MAX {
         // After a race the frames are listed again: rare, and a second list of
         // millions of them would be in memory all the time.
@@ -87,6 +90,7 @@ pub(super) async fn archive(
         report.known = known;
         let held = hold_back(&mut frames, stable_end);
         let held_back = !held.is_empty();
+        mark_truncated(&mut frames, &lineage);
         let mut plan = plan(&mut frames, &archived, &suspect);
         let pending = Pending {
             gaps: &plan.gaps,

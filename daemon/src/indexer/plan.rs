@@ -6,7 +6,7 @@
 //!
 //! The served log is a **chain**: at offset *n* it holds the batch that contains
 //! *n* and is newest in WAL order, and goes on at that batch's last offset plus
-//! one. Every other batch is an **overlap**. Where no batch contains *n* there is
+//! one. Every other batch is an **overlap**, and so is one that the broker truncated. Where no batch contains *n* there is
 //! a **hole**, which becomes a declared gap, or at which the plan is
 //! [cut](Plan::cut) while what is missing may still come.
 
@@ -30,6 +30,9 @@ pub struct Frame {
     /// Whether a committed archive holds it already, though nobody serves all of
     /// its offsets: it may be served there, and is no overlap of anything.
     pub known: bool,
+    /// Whether the broker took it back: another leader's batches stand there now. It
+    /// is kept, and never served.
+    pub truncated: bool,
 }
 
 impl Frame {
@@ -139,7 +142,7 @@ pub fn plan(frames: &mut [Frame], archived: &Archived, suspect: &[OffsetRange]) 
         next = run.chain.last().map_or(run.start, |&last| frames[last as usize].last() + 1);
         plan.runs.push(run);
     }
-    place_overlaps(frames, &used, &mut plan);
+    place_overlaps(frames, &used, next, &mut plan);
     plan
 }
 
@@ -199,7 +202,7 @@ fn chain(frames: &[Frame], span: i64, start: i64, end: i64, used: &mut [bool]) -
     while next <= end {
         while ahead < frames.len() && frames[ahead].base() <= next {
             let frame = &frames[ahead];
-            if frame.last() >= next {
+            if frame.last() >= next && !frame.truncated {
                 let index = ahead as u32;
                 candidates.push(Newest { order: frame.order(), last: frame.last(), index });
             }
@@ -223,6 +226,7 @@ fn chain(frames: &[Frame], span: i64, start: i64, end: i64, used: &mut [bool]) -
         } else {
             runs.extend(open.take());
             match frames.get(ahead) {
+                Some(frame) if frame.truncated => ahead += 1,
                 Some(frame) => next = frame.base(),
                 None => break,
             }
@@ -233,8 +237,9 @@ fn chain(frames: &[Frame], span: i64, start: i64, end: i64, used: &mut [bool]) -
 }
 
 /// Puts every frame that is not served beneath the run that covers it, or among
-/// the latecomers when only committed archives do.
-fn place_overlaps(frames: &[Frame], used: &[bool], plan: &mut Plan) {
+/// the latecomers when only committed archives do. One that was truncated waits until
+/// the log has grown beyond its base to `end`.
+fn place_overlaps(frames: &[Frame], used: &[bool], end: i64, plan: &mut Plan) {
     let covered = |run: &Run| {
         let last = run.chain.last().map_or(run.start, |&last| frames[last as usize].last());
         (run.start, last.min(run.end))
@@ -242,7 +247,8 @@ fn place_overlaps(frames: &[Frame], used: &[bool], plan: &mut Plan) {
     // Fills lie in gaps, growth behind all of them: runs ascend and share nothing.
     let ranges: Vec<(i64, i64)> = plan.runs.iter().map(covered).collect();
     for (index, frame) in frames.iter().enumerate() {
-        if used[index] || frame.known {
+        let waits = frame.truncated && frame.base() >= end;
+        if used[index] || frame.known || waits {
             continue;
         }
         let run = ranges.partition_point(|(_, last)| *last < frame.base());

@@ -280,7 +280,12 @@ pub(super) fn frames_of(sources: &[Source]) -> Vec<Frame> {
     numbered
         .flat_map(|(segment, source)| {
             let segment = segment as u32;
-            source.frames.iter().map(move |at| Frame { segment, at: *at, known: false })
+            source.frames.iter().map(move |at| Frame {
+                segment,
+                at: *at,
+                known: false,
+                truncated: false,
+            })
         })
         .collect()
 }
@@ -405,9 +410,12 @@ mod tests {
             last_delta: 4,
             wire_len: 61,
             wire_crc32c: 7,
+            leader_epoch: -1,
             flags: FrameFlags::default(),
         };
-        (0..count).map(|position| Frame { segment: 0, at: at(position), known: false }).collect()
+        (0..count)
+            .map(|position| Frame { segment: 0, at: at(position), known: false, truncated: false })
+            .collect()
     }
 
     #[test]

@@ -177,7 +177,7 @@ impl List {
             )?,
             lag_offsets: to.gauge(
                 "tierd_archive_lag_offsets",
-                "Sum over partitions of the offsets scanned in the WAL that are not archived.",
+                "Sum over partitions of the offsets not archived, to the log end that the broker reports or the last one scanned in the WAL.",
             )?,
             lag_offsets_worst: to.gauge(
                 "tierd_archive_lag_worst_offsets",

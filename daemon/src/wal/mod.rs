@@ -138,6 +138,8 @@ pub struct FrameRef {
     pub wire_len: u32,
     /// CRC-32C of all bytes of the batch on the wire. Not the one in its header.
     pub wire_crc32c: u32,
+    /// Leader epoch that the batch was written in, -1 where it says none.
+    pub leader_epoch: i32,
     /// What is special about it.
     pub flags: FrameFlags,
 }

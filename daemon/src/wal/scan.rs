@@ -172,6 +172,7 @@ impl<R: Read + Seek> Scanner<'_, R> {
             last_delta: header.last_offset_delta as u32,
             wire_len: header.wire_len() as u32,
             wire_crc32c: sum.whole,
+            leader_epoch: header.partition_leader_epoch,
             flags,
         });
         Ok(end)

@@ -49,17 +49,19 @@ fn why(error: &IndexError) -> Stall {
 }
 
 impl Partition {
-    /// What is not archived of it, given its segments as they stand and what is
-    /// remembered of its steps.
+    /// What is not archived of it, given its segments as they stand, what is
+    /// remembered of its steps, and where the log ends as the broker says.
     pub(super) fn backlog<'a>(
         &self,
         standing: impl Iterator<Item = Standing<'a>>,
         work: &Work,
+        log_end: Option<i64>,
     ) -> Backlog {
         let Standstill { through, stall, quarantined } = work.standstill;
         let archived_through = through.unwrap_or(0);
         let mut backlog = Backlog { archived_through, stall, quarantined, ..Backlog::default() };
-        let (mut end, mut any_ready) = (archived_through, false);
+        let mut end = archived_through.max(log_end.unwrap_or(0));
+        let mut any_ready = false;
         for Standing { seen, class, ready } in standing {
             backlog.segments[match class {
                 Class::Closed => 0,

@@ -37,7 +37,7 @@ use crate::clock::Clock;
 use crate::error::Classify;
 use crate::metrics::{Metrics, Stage, Stall};
 use crate::record::{OffsetRange, TopicName, TopicPartition};
-use crate::reports::{Reports, Role};
+use crate::reports::{Lineage, Reports, Role};
 use crate::task::{Backoff, Jitter, Leave};
 use crate::wal::classify::{Broker, Class, Facts, Rules};
 use crate::wal::{BrokerStart, Observations, Observed, SegmentFile, WalDir, WalError};
@@ -405,7 +405,8 @@ impl LiveIndexer {
     ) {
         let Some(work) = work else { return };
         let standing = partition.standing(broker, &self.options.rules, &*self.clock);
-        self.metrics().stands(tp, partition.backlog(standing, work));
+        let log_end = self.reports.of(tp).and_then(|report| report.log_end);
+        self.metrics().stands(tp, partition.backlog(standing, work, log_end));
     }
 
     /// Archives what is ready in one partition, as the last [`Self::look`] saw it.
@@ -541,6 +542,7 @@ impl LiveIndexer {
             sources: Arc::clone(&sources),
             suspect,
             stable_end,
+            lineage: self.lineage(tp),
             topic_id: work.topic_id,
         };
         let Done { snapshot, hole, held_back, stands_by } = {
@@ -715,6 +717,11 @@ impl LiveIndexer {
     fn stable_end(&self, tp: &TopicPartition, broker: Broker) -> Option<i64> {
         let report = self.reports.of(tp).filter(|_| broker != Broker::Stopped);
         report.and_then(|report| report.stable_end())
+    }
+
+    /// The leader epochs of `tp`, as far as the broker says.
+    fn lineage(&self, tp: &TopicPartition) -> Lineage {
+        self.reports.of(tp).map(|report| report.lineage).unwrap_or_default()
     }
 
     /// Whether the broker said last that it leads.

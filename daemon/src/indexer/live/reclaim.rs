@@ -199,7 +199,13 @@ fn frames_if_whole(
     if found.len != file.len || condition(&found) != Condition::Whole {
         return Ok(None);
     }
-    Ok(Some(found.frames.into_iter().map(|at| Frame { segment: 0, at, known: false }).collect()))
+    Ok(Some(
+        found
+            .frames
+            .into_iter()
+            .map(|at| Frame { segment: 0, at, known: false, truncated: false })
+            .collect(),
+    ))
 }
 
 #[cfg(test)]

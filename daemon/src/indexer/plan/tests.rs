@@ -10,9 +10,10 @@ fn frame(segment: u32, position: u64, base: i64, last: i64) -> Frame {
         last_delta: u32::try_from(last - base).unwrap(),
         wire_len: 61,
         wire_crc32c: position as u32,
+        leader_epoch: -1,
         flags: FrameFlags::default(),
     };
-    Frame { segment, at, known: false }
+    Frame { segment, at, known: false, truncated: false }
 }
 
 fn gap(base: i64, last: i64, kind: GapKind) -> Gap {
