@@ -1,7 +1,7 @@
 //! Owns telling what of a partition is not archived and why: from the listing, and
 //! from what its last step found. Reads nothing.
 
-use super::{Partition, Standing, Work};
+use super::work::{Partition, Standing, Work};
 use crate::error::{Classify, ErrorKind};
 use crate::indexer::IndexError;
 use crate::metrics::{Backlog, Stall};

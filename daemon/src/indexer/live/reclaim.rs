@@ -14,7 +14,8 @@
 
 use std::time::Duration;
 
-use super::{LiveIndexer, UNREADABLE_PAUSE, Work};
+use super::work::Work;
+use super::{LiveIndexer, UNREADABLE_PAUSE};
 use crate::catalog::Committed;
 use crate::indexer::IndexError;
 use crate::indexer::partition::blocking;

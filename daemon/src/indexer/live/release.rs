@@ -4,8 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::LiveIndexer;
 use super::reclaim::Reclaimable;
-use super::{LiveIndexer, Work};
+use super::work::Work;
 use crate::catalog::{Committed, Snapshot};
 use crate::indexer::IndexError;
 use crate::indexer::lives::Life;
