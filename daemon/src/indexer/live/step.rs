@@ -223,7 +223,11 @@ impl LiveIndexer {
     }
 
     /// Remembers `ledger` here and in the store.
-    pub(super) async fn put_ledger(&self, tp: &TopicPartition, ledger: &Ledger) -> Result<(), IndexError> {
+    pub(super) async fn put_ledger(
+        &self,
+        tp: &TopicPartition,
+        ledger: &Ledger,
+    ) -> Result<(), IndexError> {
         self.indexer.probe().await?;
         // First here: what is recorded too early only makes a new life less likely.
         self.lives.remember(tp, ledger).await;
