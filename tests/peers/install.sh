@@ -4,13 +4,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 peers="$PWD/target/peers"
-for program in python3 tar gzip promtool node npm; do
+for program in python3 tar gzip jq promtool node npm; do
   command -v "$program" >/dev/null || missing="${missing:-} $program"
 done
 if [ -n "${missing:-}" ]; then
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends \
-    python3 python3-venv tar gzip prometheus nodejs npm
+    python3 python3-venv tar gzip jq prometheus nodejs npm
 fi
 [ -x "$peers/bin/python" ] || python3 -m venv "$peers"
 "$peers/bin/pip" install --quiet --disable-pip-version-check -r tests/peers/requirements.txt

@@ -18,7 +18,7 @@ use tierd_tests::three_phase::{GapPolicy, ledger};
 
 use crate::{TIERD, output, peer};
 
-const CLIENTS: [&str; 2] = ["consume_librdkafka.py", "consume_aiokafka.py"];
+pub const CLIENTS: [&str; 2] = ["consume_librdkafka.py", "consume_aiokafka.py"];
 const ISOLATIONS: [&str; 2] = ["read_uncommitted", "read_committed"];
 /// For this topic the broker of the fixtures answered with both of two overlapping
 /// batches; tierd serves the chain.
@@ -31,21 +31,21 @@ const PAUSE_AFTER: usize = 40;
 const LOOKS_MAX: u32 = 600;
 
 /// Records by partition, as the lines of `expected/` write them.
-type Records = BTreeMap<(String, i32), Vec<Value>>;
+pub type Records = BTreeMap<(String, i32), Vec<Value>>;
 
 fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
 }
 
 /// A consumer under way; killed when dropped.
-struct Consumer {
+pub struct Consumer {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     records: Records,
 }
 
 impl Consumer {
-    fn start(
+    pub fn start(
         python: &Path,
         script: &str,
         scene: &Scene,
@@ -87,7 +87,7 @@ impl Consumer {
     }
 
     /// Reads to its end, which must be a good one.
-    fn finish(mut self) -> Records {
+    pub fn finish(mut self) -> Records {
         assert!(!self.read_on());
         assert!(self.child.wait().unwrap().success());
         std::mem::take(&mut self.records)

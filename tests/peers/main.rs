@@ -1,5 +1,5 @@
 //! Foreign programs against the real daemon: grpcurl, Python's gRPC through
-//! reflection, GNU tar, gzip, Python's tarfile, promtool, kubernetes-validate, and
+//! reflection, jq, GNU tar, gzip, Python's tarfile, promtool, kubernetes-validate, and
 //! Kafka clients in front of a broker that reads through it. `TIERD_PEERS` names the
 //! folder where `tests/peers/install.sh` put them; without it every test says so.
 
@@ -7,6 +7,7 @@
 
 mod kafka;
 mod operations;
+mod search;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
