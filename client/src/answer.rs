@@ -43,6 +43,8 @@ pub(crate) struct Answer {
     fetch_offset: i64,
     upper_bound: Option<i64>,
     served: bool,
+    /// Whether batches that hold nothing wanted are passed by.
+    selected: bool,
     batch_bytes_max: usize,
 
     opened: bool,
@@ -63,6 +65,7 @@ impl Answer {
             fetch_offset,
             upper_bound: args.upper_bound,
             served: args.overlaps == Overlaps::Served,
+            selected: args.selection.is_some(),
             batch_bytes_max,
             opened: false,
             bounds: None,
@@ -181,7 +184,15 @@ impl Answer {
                 self.batches, self.bytes, trailer.batches, trailer.bytes
             )));
         }
-        if let Some(next_offset) = self.next_offset
+        if self.selected {
+            let least = self.next_offset.unwrap_or(self.fetch_offset);
+            if trailer.next_offset < least {
+                return Err(ArchiveError::protocol(format!(
+                    "the trailer says to go on at {}, behind which {least} lies",
+                    trailer.next_offset
+                )));
+            }
+        } else if let Some(next_offset) = self.next_offset
             && trailer.next_offset != next_offset
         {
             return Err(ArchiveError::protocol(format!(
@@ -295,6 +306,26 @@ mod tests {
             let mut answer = answer();
             answer.accept(Some(data(batch.clone()))).unwrap();
             refusal(&mut answer, trailer(next, bytes, batches));
+        }
+    }
+
+    #[test]
+    fn an_answer_to_a_selection_goes_on_behind_what_was_passed_by_and_never_back() {
+        let selection = Some(crate::search::Selection::default());
+        let args = FetchArgs { selection, ..FetchArgs::new("orders", 0, 10) };
+        let opened = || {
+            let mut answer = Answer::new(&args, 10, 1 << 20);
+            answer.accept(Some(header("orders", 0))).unwrap();
+            answer
+        };
+        assert!(opened().accept(Some(trailer(90, 0, 0))).is_ok());
+        refusal(&mut opened(), trailer(9, 0, 0));
+        let batch = batch_bytes(20, 5, 0);
+        for (next, fine) in [(24, false), (25, true), (90, true)] {
+            let mut answer = opened();
+            answer.accept(Some(data(batch.clone()))).unwrap();
+            let closed = answer.accept(Some(trailer(next, batch.len() as u64, 1)));
+            assert_eq!(closed.is_ok(), fine, "{next}");
         }
     }
 

@@ -91,7 +91,9 @@ impl PartitionRead {
 
     /// Whether what was handed out stands by itself, whatever follows.
     pub(crate) fn is_resumable(&self) -> bool {
-        self.args.isolation == Isolation::ReadUncommitted && self.args.overlaps == Overlaps::Served
+        // A selection leaves nothing to a list of aborted transactions.
+        let listed = self.args.isolation == Isolation::ReadCommitted;
+        self.args.overlaps == Overlaps::Served && (!listed || self.args.selection.is_some())
     }
 
     /// The next whole batches, or the end.
@@ -238,10 +240,16 @@ impl PartitionRead {
             object: &trailer.object,
             retry_after_ms: trailer.retry_after_ms,
         };
-        let end = match convert::status(trailer.status, place, details) {
+        let status = convert::status(trailer.status, place, details);
+        if self.args.selection.is_some() {
+            // What was passed by is answered, also where the rest failed.
+            self.position = self.position.max(trailer.next_offset);
+        }
+        let begun = self.position > self.args.fetch_offset;
+        let end = match status {
             Ok(()) => convert::end(trailer.end_reason, trailer.gap.as_ref())?,
             // A resumed read may begin exactly where the archive ends.
-            Err(ArchiveError::NotArchivedYet { .. }) if self.delivered > 0 => End::EndOfArchive,
+            Err(ArchiveError::NotArchivedYet { .. }) if begun => End::EndOfArchive,
             Err(error) => {
                 let again =
                     self.is_resumable() && matches!(error, ArchiveError::Unavailable { .. });
@@ -257,7 +265,8 @@ impl PartitionRead {
                 "a read_committed answer without a list of aborted transactions",
             ));
         }
-        if self.delivered == 0 && end == End::Limit && self.args.min_one_batch {
+        let must_yield = self.args.min_one_batch && self.args.selection.is_none();
+        if self.delivered == 0 && end == End::Limit && must_yield {
             return Err(ArchiveError::protocol("at least one batch was asked for and none came"));
         }
         Ok(Finish { end, aborted })

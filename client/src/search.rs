@@ -259,7 +259,7 @@ pub(crate) fn request(args: SearchArgs) -> v1::SearchRequest {
     }
 }
 
-fn selection(of: Selection) -> v1::Selection {
+pub(crate) fn selection(of: Selection) -> v1::Selection {
     let header = |of: HeaderCondition| v1::HeaderCondition { name: of.name, value: of.value };
     v1::Selection {
         key: of.key,

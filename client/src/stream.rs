@@ -124,17 +124,20 @@ impl State {
                 }
                 Ok(Step::Finished(finish)) => finish,
                 // Between two answers the stream stands where the first ended.
-                Err(ArchiveError::NotArchivedYet { .. }) if self.sent > 0 => {
+                Err(ArchiveError::NotArchivedYet { .. }) if self.has_begun() => {
                     return self.end(End::EndOfArchive);
                 }
                 Err(error) => return Err(error),
             };
+            // Batches of a selection may stand far apart, or not come at all.
+            let passed = read.position() > self.position;
+            self.position = read.position();
             // An answer that ends at a limit of the daemon, or before offsets
             // that go back, is followed by another. Superseded batches cannot be
             // found again by offset.
             let goes_on = matches!(finish.end, End::Limit | End::OffsetsGoBack)
                 && self.args.overlaps == Overlaps::Served
-                && read.delivered() > 0
+                && (read.delivered() > 0 || passed)
                 && self.args.max_bytes.is_none_or(|max| self.sent < max);
             self.bounds = read.bounds();
             if !goes_on {
@@ -144,14 +147,27 @@ impl State {
         }
     }
 
+    fn has_begun(&self) -> bool {
+        self.position > self.args.fetch_offset
+    }
+
     async fn next_window(&mut self) -> Result<StreamItem, ArchiveError> {
+        loop {
+            if let Some(item) = self.window().await? {
+                return Ok(item);
+            }
+        }
+    }
+
+    /// The next window; `None` when a selection left nothing of it.
+    async fn window(&mut self) -> Result<Option<StreamItem>, ArchiveError> {
         if let Some(end) = self.ended.take() {
-            return self.end(end);
+            return self.end(end).map(Some);
         }
         let mut args = rest(&self.args, self.position, self.sent);
         let left = args.max_bytes.unwrap_or(u64::MAX);
         if left == 0 {
-            return self.end(End::Limit);
+            return self.end(End::Limit).map(Some);
         }
         if left > WINDOW_BYTES {
             // The window is ours: a batch larger than it is none of the caller's.
@@ -165,28 +181,34 @@ impl State {
         self.failures = 0;
         let outcome = match outcome {
             // As between two answers.
-            Err(ArchiveError::NotArchivedYet { .. }) if self.sent > 0 => {
-                return self.end(End::EndOfArchive);
+            Err(ArchiveError::NotArchivedYet { .. }) if self.has_begun() => {
+                return self.end(End::EndOfArchive).map(Some);
             }
-            Err(ArchiveError::Gap(gap)) => return self.end(End::Gap(gap)),
+            Err(ArchiveError::Gap(gap)) => {
+                self.position = self.position.max(gap.range.first);
+                return self.end(End::Gap(gap)).map(Some);
+            }
             outcome => outcome?,
         };
         self.bounds = outcome.bounds;
         let excused = self.sent == 0 && self.args.min_one_batch;
         if outcome.batches.len() as u64 > left && !excused {
-            return self.end(End::Limit);
+            return self.end(End::Limit).map(Some);
         }
+        let passed = outcome.next_offset > self.position;
+        self.position = outcome.next_offset;
         if !outcome.is_hit() {
-            return self.end(outcome.end);
+            let goes_on = passed && matches!(outcome.end, End::Limit | End::OffsetsGoBack);
+            return if goes_on { Ok(None) } else { self.end(outcome.end).map(Some) };
         }
         if !matches!(outcome.end, End::Limit | End::OffsetsGoBack) {
             self.ended = Some(outcome.end);
         }
-        Ok(StreamItem::Batches(BatchSet {
+        Ok(Some(StreamItem::Batches(BatchSet {
             batches: outcome.batches,
             next_offset: outcome.next_offset,
             aborted: outcome.aborted,
-        }))
+        })))
     }
 
     fn end(&self, end: End) -> Result<StreamItem, ArchiveError> {

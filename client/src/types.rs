@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::batch::{BatchIter, batches_in};
 use crate::error::ArchiveError;
+use crate::search::Selection;
 
 /// Offsets `first` to `last`, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +98,12 @@ pub struct FetchArgs {
     pub isolation: Isolation,
     /// Which batches.
     pub overlaps: Overlaps,
+    /// Only records that meet every condition, of the served log: each batch that holds
+    /// some is rebuilt of them, at their offsets, its checksum made anew. Records below
+    /// `fetch_offset` and control batches do not come, nor, read_committed, aborted
+    /// records. An answer may hold no batch and get on nevertheless: go on at its
+    /// `next_offset`. `None`: every batch as it was written.
+    pub selection: Option<Selection>,
     /// The topic's id, for the archive to compare; `None` is not compared.
     pub topic_id: Option<[u8; 16]>,
     /// The leader epoch the caller takes for the current one, for the archive to
@@ -131,6 +138,7 @@ impl FetchArgs {
             min_one_batch: true,
             isolation: Isolation::ReadUncommitted,
             overlaps: Overlaps::Served,
+            selection: None,
             topic_id: None,
             current_leader_epoch: None,
             fetch_offset_epoch: None,

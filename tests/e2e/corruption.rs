@@ -154,6 +154,7 @@ async fn read(rooms: &Rooms, stored: &Stored, object: &Path) -> Vec<bool> {
             upper_bound: None,
             isolation: Isolation::ReadUncommitted,
             overlaps: Overlaps::Served,
+            selection: None,
             caller: Caller::default(),
         };
         let request = FetchRequest { partitions: vec![request], max_bytes: u64::MAX };

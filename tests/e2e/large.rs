@@ -87,6 +87,7 @@ async fn one_mib_in_the_middle_of_a_large_archive_costs_two_ranged_reads() {
         upper_bound: None,
         isolation: Isolation::ReadUncommitted,
         overlaps: Overlaps::Served,
+        selection: None,
         caller: Caller::default(),
     };
     let (sink, mut events) = tokio::sync::mpsc::channel(100);

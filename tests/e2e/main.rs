@@ -26,6 +26,7 @@ mod record_codec;
 mod release;
 mod reports;
 mod search;
+mod selected;
 mod simulation;
 mod steps;
 mod streams;

@@ -96,6 +96,7 @@ fn request(bench: &Bench, offset: i64) -> PartitionRequest {
         upper_bound: None,
         isolation: Isolation::ReadUncommitted,
         overlaps: Overlaps::Served,
+        selection: None,
         caller: Caller::default(),
     }
 }

@@ -69,6 +69,7 @@ impl Bench {
             upper_bound: None,
             isolation: Isolation::ReadUncommitted,
             overlaps: Overlaps::Served,
+            selection: None,
             caller: Default::default(),
         };
         let request = FetchRequest { partitions: vec![partition], max_bytes: u64::MAX };

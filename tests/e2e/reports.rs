@@ -175,6 +175,7 @@ impl Beside {
             upper_bound: None,
             isolation: Isolation::ReadUncommitted,
             overlaps: Overlaps::Served,
+            selection: None,
             caller,
         };
         let request = FetchRequest { partitions: vec![partition], max_bytes: u64::MAX };

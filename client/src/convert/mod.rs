@@ -51,6 +51,7 @@ pub(crate) fn request(args: &FetchArgs) -> v1::FetchArchivedRequest {
             min_one_batch: args.min_one_batch,
             isolation_level: isolation(args.isolation).into(),
             overlaps: overlaps.into(),
+            selection: args.selection.clone().map(crate::search::selection),
         }],
         max_bytes: None,
         replica_id: args.replica_id,

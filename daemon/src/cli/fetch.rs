@@ -8,13 +8,14 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use tierd_client::ArchiveClient;
 
+use super::picking::{self, PickArgs};
 use super::reading::{Aborted, DaemonReading, Part, Reading, StoreReading};
 use super::{Outcome, explain, output, records};
 use crate::archive::batches_in;
 use crate::config::Config;
 use crate::daemon::Rooms;
 use crate::fetch::{Caller, Isolation, Overlaps, PartitionRequest};
-use crate::record::{CanonicalRecord, TopicName, TopicPartition};
+use crate::record::{CanonicalRecord, Selection, TopicName, TopicPartition};
 
 #[derive(Debug, Args)]
 pub(super) struct FetchArgs {
@@ -37,6 +38,8 @@ pub(super) struct FetchArgs {
     /// Which batches, where several hold the same offsets
     #[arg(long, value_name = "WHICH", default_value = "served")]
     overlaps: OverlapsArg,
+    #[command(flatten)]
+    pick: PickArgs,
     /// raw: the batches as on the wire; json: one line a record
     #[arg(long, value_name = "FORMAT", default_value = "json")]
     format: Format,
@@ -76,6 +79,11 @@ impl FetchArgs {
             IsolationArg::ReadUncommitted => Isolation::ReadUncommitted,
             IsolationArg::ReadCommitted => Isolation::ReadCommitted,
         }
+    }
+
+    /// Which records; none where no flag picks any.
+    fn selection(&self) -> anyhow::Result<Option<Selection>> {
+        Ok(Some(self.pick.selection()?).filter(|selection| *selection != Selection::default()))
     }
 
     fn overlaps(&self) -> Overlaps {
@@ -166,6 +174,7 @@ async fn through_daemon(args: &FetchArgs, endpoint: &str) -> anyhow::Result<Read
             Overlaps::Served => tierd_client::Overlaps::Served,
             Overlaps::All => tierd_client::Overlaps::All,
         },
+        selection: args.selection()?.map(picking::for_client),
         ..tierd_client::FetchArgs::new(args.topic.as_str(), args.partition, args.offset)
     };
     if args.explain {
@@ -189,6 +198,7 @@ async fn from_store(
         upper_bound: None,
         isolation: args.isolation(),
         overlaps: args.overlaps(),
+        selection: args.selection()?,
         caller: Caller::default(),
     };
     if args.explain {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tierd_client as client;
 use tokio::sync::mpsc;
 
-use super::output;
+use super::{output, picking};
 use crate::read::ReadStats;
 use crate::record::CanonicalRecordEntry;
 use crate::search::{
@@ -264,25 +264,11 @@ fn of_daemon(item: client::SearchItem) -> Option<Found> {
 }
 
 fn args(request: SearchRequest) -> client::SearchArgs {
-    let selection = request.selection;
-    let header = |of: crate::record::HeaderCondition| client::HeaderCondition {
-        name: of.name,
-        value: of.value,
-    };
     client::SearchArgs {
         topic: request.scope.topic.map(|topic| topic.to_string()),
         partition: request.scope.partition,
         incarnation: request.scope.incarnation,
-        selection: client::Selection {
-            key: selection.key,
-            key_prefix: selection.key_prefix,
-            headers: selection.headers.into_iter().map(header).collect(),
-            from_ms: selection.from_ms,
-            until_ms: selection.until_ms,
-            from_offset: selection.from_offset,
-            until_offset: selection.until_offset,
-            producer_id: selection.producer_id,
-        },
+        selection: picking::for_client(request.selection),
         order: match request.order {
             Order::Newest => client::SearchOrder::Newest,
             Order::Oldest => client::SearchOrder::Oldest,

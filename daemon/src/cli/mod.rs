@@ -16,6 +16,7 @@ mod gc;
 mod inspect;
 mod ls;
 mod output;
+mod picking;
 mod reading;
 mod records;
 mod run;

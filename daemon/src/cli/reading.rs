@@ -128,12 +128,13 @@ impl StoreReading {
             return Ok(Part::End);
         }
         self.begun |= trailer.bytes > 0;
+        let goes_on = trailer.next_offset > self.request.offset;
         self.left = self.left.saturating_sub(trailer.bytes);
         self.request.offset = trailer.next_offset;
         let gap = match (trailer.status, trailer.end) {
             (Status::Ok, EndReason::Gap(gap)) => Some(gap),
             (Status::Ok, EndReason::Limit | EndReason::OffsetsGoBack) => {
-                self.ended = self.left == 0 || trailer.bytes == 0;
+                self.ended = self.left == 0 || !goes_on;
                 None
             }
             (Status::Ok, _) => {
@@ -153,8 +154,10 @@ impl StoreReading {
             return Ok(Part::Batches { wire, aborted: aborted.collect() });
         }
         let Some(gap) = gap else {
-            self.ended = true;
-            return Ok(Part::End);
+            // A selection may have left nothing of this answer.
+            self.ended |= !goes_on;
+            let nothing = Part::Batches { wire, aborted: Vec::new() };
+            return Ok(if self.ended { Part::End } else { nothing });
         };
         self.request.offset = gap.range.end();
         Ok(Part::Gap { range: gap.range, kind: gap.kind.to_string() })

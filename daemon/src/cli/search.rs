@@ -2,21 +2,18 @@
 //! a daemon.
 
 use std::io::Write;
-use std::time::Duration;
 
 use anyhow::Context;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use tierd_client as client;
 
 use super::finding::{Finding, Found};
+use super::picking::PickArgs;
 use super::{Outcome, output, records};
 use crate::config::Config;
 use crate::daemon::Rooms;
-use crate::record::{HeaderCondition, Selection, TopicName};
+use crate::record::{Selection, TopicName};
 use crate::search::{Deliver, LIMIT_MAX, Order, Scope, SearchRequest};
 
 /// Hits of one answer: what a table waits for, and the pages of a long search.
@@ -30,30 +27,11 @@ pub(super) struct SearchArgs {
     topic: Option<String>,
     /// The partition [default: all]
     partition: Option<i32>,
-    /// Exactly this key
-    #[arg(long, value_name = "KEY", conflicts_with = "key_base64")]
-    key: Option<String>,
-    /// Exactly this key, for bytes that are no text
-    #[arg(long, value_name = "BASE64")]
-    key_base64: Option<String>,
-    /// A key that begins so
-    #[arg(long, value_name = "PREFIX")]
-    key_prefix: Option<String>,
-    /// A header with this value, or with any; may be given more than once
-    #[arg(long, value_name = "NAME[=VALUE]")]
-    header: Vec<String>,
-    /// Records from this time on: 2026-03-01, 2026-03-01T12:00:00Z or milliseconds
-    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
-    from: Option<String>,
-    /// Records before this time
-    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
-    to: Option<String>,
+    #[command(flatten)]
+    pick: PickArgs,
     /// Offsets from A on and below B; either may be left out
     #[arg(long, value_name = "A..B")]
     offsets: Option<String>,
-    /// The producer's id
-    #[arg(long, value_name = "ID")]
-    producer_id: Option<i64>,
     /// Stop after this many hits; 0 for all
     #[arg(long, value_name = "N", default_value_t = LIMIT_SHOWN)]
     limit: u64,
@@ -113,35 +91,12 @@ impl SearchArgs {
     }
 
     fn selection(&self) -> anyhow::Result<Selection> {
-        let text = |text: &String| Bytes::copy_from_slice(text.as_bytes());
-        let key = match &self.key_base64 {
-            Some(coded) => Some(Bytes::from(STANDARD.decode(coded).context("--key-base64")?)),
-            None => self.key.as_ref().map(text),
-        };
         let (from_offset, until_offset) = match &self.offsets {
             Some(range) => offsets(range)?,
             None => (None, None),
         };
-        Ok(Selection {
-            key,
-            key_prefix: self.key_prefix.as_ref().map(text),
-            headers: self.header.iter().map(|given| header(given)).collect(),
-            from_ms: self.from.as_deref().map(|given| time("from", given)).transpose()?,
-            until_ms: self.to.as_deref().map(|given| time("to", given)).transpose()?,
-            from_offset,
-            until_offset,
-            producer_id: self.producer_id,
-        })
+        Ok(Selection { from_offset, until_offset, ..self.pick.selection()? })
     }
-}
-
-/// `NAME=VALUE`, or a name alone.
-fn header(given: &str) -> HeaderCondition {
-    let (name, value) = match given.split_once('=') {
-        Some((name, value)) => (name, Some(Bytes::copy_from_slice(value.as_bytes()))),
-        None => (given, None),
-    };
-    HeaderCondition { name: Bytes::copy_from_slice(name.as_bytes()), value }
 }
 
 /// `A..B`, `A..` or `..B`.
@@ -153,23 +108,6 @@ fn offsets(given: &str) -> anyhow::Result<(Option<i64>, Option<i64>)> {
         number => number.parse().map(Some).with_context(wrong),
     };
     Ok((bound(from)?, bound(until)?))
-}
-
-/// Milliseconds since 1970 of a number, a day or a time, which are in UTC.
-fn time(flag: &str, given: &str) -> anyhow::Result<i64> {
-    if let Ok(ms) = given.parse() {
-        return Ok(ms);
-    }
-    let day = format!("{given}T00:00:00Z");
-    let parsed =
-        humantime::parse_rfc3339_weak(given).or_else(|_| humantime::parse_rfc3339_weak(&day));
-    let parsed = parsed.with_context(|| {
-        format!(
-            "--{flag} {given:?} is no time; give 2026-03-01, 2026-03-01T12:00:00Z or milliseconds"
-        )
-    })?;
-    let since = parsed.duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Ok(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 pub(super) async fn search(
@@ -270,28 +208,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_days_times_or_milliseconds() {
-        assert_eq!(time("from", "2023-11-14").unwrap(), 1_699_920_000_000);
-        assert_eq!(time("from", "2023-11-14T22:13:20.123Z").unwrap(), 1_700_000_000_123);
-        assert_eq!(time("from", "2023-11-14 22:13:20").unwrap(), 1_700_000_000_000);
-        assert_eq!(time("from", "-5").unwrap(), -5);
-        let error = format!("{:#}", time("to", "yesterday").unwrap_err());
-        assert!(error.contains("--to") && error.contains("2026-03-01"), "{error}");
-    }
-
-    #[test]
     fn ranges_may_be_open() {
         assert_eq!(offsets("5..9").unwrap(), (Some(5), Some(9)));
         assert_eq!(offsets("5..").unwrap(), (Some(5), None));
         assert_eq!(offsets("..9").unwrap(), (None, Some(9)));
         assert!(offsets("5").is_err() && offsets("a..").is_err());
-    }
-
-    #[test]
-    fn a_header_may_hold_more_than_one_equals_sign() {
-        let both = header("a=b=c");
-        assert_eq!((&both.name[..], both.value.as_deref()), (&b"a"[..], Some(&b"b=c"[..])));
-        assert_eq!(header("a").value, None);
-        assert_eq!(header("a=").value.as_deref(), Some(&b""[..]));
     }
 }

@@ -1,6 +1,7 @@
 //! Owns telling what a fetch would do, without reading a batch.
 
 use super::partition::{Place, bound, chunks_for, place, refusal};
+use super::selected;
 use super::types::{
     EndReason, ExplainedArchive, ExplainedRead, Explanation, PartitionRequest, Purpose, Status,
 };
@@ -8,6 +9,7 @@ use super::{FetchError, Fetcher, state_of};
 use crate::catalog::ArchiveEntry;
 use crate::error::Classify;
 use crate::read::ReadStats;
+use crate::record::Selection;
 
 /// Archives an explanation lists: enough to see the pattern.
 const ARCHIVES_MAX: usize = 1_000;
@@ -47,7 +49,11 @@ pub(super) async fn explain(
         explanation.message = message;
         return Ok(explanation);
     }
-    let bound = bound(request, &snapshot);
+    let selection = request.selection.as_ref();
+    let bound = match selection {
+        Some(_) => selected::bound_of(request, &snapshot),
+        None => bound(request, &snapshot),
+    };
     explanation.end = bound.reason;
     let (mut next, mut wanted) = (request.offset, request.max_bytes.max(1));
     while next < bound.offset {
@@ -62,22 +68,30 @@ pub(super) async fn explain(
                 break;
             }
         };
-        let archive = reads_of(fetcher, &entry, next, wanted).await?;
-        // The first chunk counts for nothing: where the answer begins in it is
-        // not known before it is read.
-        wanted = wanted.saturating_sub(archive.raw_bytes);
+        let offset = next;
         next = entry.summary.range.end();
+        if selection.is_some_and(|selection| selected::is_ruled_out(fetcher, selection, &entry)) {
+            continue;
+        }
+        let archive = reads_of(fetcher, &entry, offset, wanted, selection).await?;
+        // The first chunk counts for nothing: where the answer begins in it is
+        // not known before it is read. Nor is how much of it a selection leaves.
+        if selection.is_none() {
+            wanted = wanted.saturating_sub(archive.raw_bytes);
+        }
         explanation.archives.push(archive);
     }
     Ok(explanation)
 }
 
-/// What would be read of one archive for `wanted` bytes from `offset` on.
+/// What would be read of one archive for `wanted` bytes of what is wanted from `offset`
+/// on.
 async fn reads_of(
     fetcher: &Fetcher,
     entry: &ArchiveEntry,
     offset: i64,
     wanted: u64,
+    selection: Option<&Selection>,
 ) -> Result<ExplainedArchive, FetchError> {
     let place = entry.summary.toc;
     let toc_read = ExplainedRead {
@@ -86,10 +100,14 @@ async fn reads_of(
         cached: fetcher.reader.has_toc(entry),
     };
     let toc = fetcher.reader.toc(entry, &ReadStats::default()).await?;
-    let chunks = chunks_for(&toc, offset, wanted).unwrap_or(0..0);
-    let raw_bytes = toc.chunks[chunks.clone()].iter().map(|chunk| u64::from(chunk.raw)).sum();
-    let windows = fetcher.reader.windows(entry, &toc, chunks.clone());
-    let data_reads = windows.into_iter().map(|window| ExplainedRead {
+    let ranges = match selection {
+        Some(selection) => selected::chunks_for(&toc, selection, offset),
+        None => chunks_for(&toc, offset, wanted).into_iter().collect(),
+    };
+    let chunks = || ranges.iter().flat_map(|range| &toc.chunks[range.clone()]);
+    let windows =
+        ranges.iter().flat_map(|range| fetcher.reader.windows(entry, &toc, range.clone()));
+    let data_reads = windows.map(|window| ExplainedRead {
         purpose: Purpose::Data,
         cached: fetcher.reader.has_chunk(entry, window.chunks.start),
         place: window.place,
@@ -97,8 +115,8 @@ async fn reads_of(
     Ok(ExplainedArchive {
         object: entry.key().to_string(),
         range: entry.summary.range,
-        chunks: chunks.len() as u32,
-        raw_bytes,
+        chunks: chunks().count() as u32,
+        raw_bytes: chunks().map(|chunk| u64::from(chunk.raw)).sum(),
         reads: std::iter::once(toc_read).chain(data_reads).collect(),
     })
 }

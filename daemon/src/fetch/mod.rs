@@ -11,7 +11,7 @@
 //!
 //! Reading order: [`types`] what is asked and answered, `partition` one partition
 //! step by step, `aborted` the transactions of an answer, `overlaps` the batches
-//! beneath the served log, `explain` what a fetch would do. Beside the fetch:
+//! beneath the served log, `selected` what a selection leaves of it, `explain` what a fetch would do. Beside the fetch:
 //! `offsets` and `times` find offsets by time, `lineage` where leader epochs end,
 //! `replica` and `producers` make the state that a follower takes over.
 
@@ -28,6 +28,7 @@ mod overlaps;
 mod partition;
 mod producers;
 mod replica;
+mod selected;
 mod times;
 
 use std::collections::HashMap;

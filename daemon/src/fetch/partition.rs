@@ -11,7 +11,7 @@ use super::types::{
     Data, EndReason, FetchEvent, Isolation, Overlaps, PartitionHeader, PartitionRequest,
     PartitionState, PartitionTrailer, Stage, Status,
 };
-use super::{FetchError, Fetcher, RELOADS_MAX, Sink, aborted, overlaps, state_of};
+use super::{FetchError, Fetcher, RELOADS_MAX, Sink, aborted, overlaps, selected, state_of};
 use crate::archive::{Toc, batches_in};
 use crate::catalog::{ArchiveEntry, Gap, Snapshot};
 use crate::error::Classify;
@@ -121,6 +121,15 @@ pub(super) fn refusal(
                 .to_owned(),
         ));
     }
+    if let Some(selection) = &request.selection {
+        if request.overlaps == Overlaps::All {
+            let why = "a selection is of the served log; ask for superseded batches without one";
+            return Some((Status::InvalidRequest, why.to_owned()));
+        }
+        if let Err(why) = selection.check() {
+            return Some((Status::InvalidRequest, why.to_string()));
+        }
+    }
     if offset < start {
         return Some((
             Status::BelowLogStart,
@@ -182,6 +191,8 @@ pub(super) struct Progress {
     pub(super) next: i64,
     /// The offsets that the batches sent are served at.
     pub(super) served: Option<OffsetRange>,
+    /// The last offset of the last batch of a selection that was sent.
+    pub(super) sent_through: Option<i64>,
     pub(super) bytes: u64,
     pub(super) batches: u64,
     max_bytes: u64,
@@ -195,6 +206,7 @@ impl Progress {
             header: Some(header),
             next: request.offset,
             served: None,
+            sent_through: None,
             bytes: 0,
             batches: 0,
             max_bytes: request.max_bytes,
@@ -229,6 +241,19 @@ impl Progress {
         self.next = self.next.max(range.end());
         self.bytes += len as u64;
         self.batches += 1;
+    }
+
+    /// Takes a batch of a selection into account; where to go on is told apart. What is
+    /// aborted was taken out of it, so it is not served in the sense of the list.
+    pub(super) fn picked(&mut self, range: OffsetRange, len: usize) {
+        self.sent_through = Some(range.last());
+        self.bytes += len as u64;
+        self.batches += 1;
+    }
+
+    /// Goes on at `next`, if that is not behind already.
+    pub(super) fn pass(&mut self, next: i64) {
+        self.next = self.next.max(next);
     }
 
     /// Whether no batch at all can follow, so that nothing need be read to know it.
@@ -284,11 +309,16 @@ async fn read(
     let mut reloads = 0;
     let (mut progress, step) = loop {
         let mut progress = Progress::new(request, &snapshot);
-        let step = match request.overlaps {
-            Overlaps::Served => {
+        let step = match (request.overlaps, &request.selection) {
+            (Overlaps::Served, None) => {
                 served(fetcher, request, &snapshot, &mut progress, sink, stats).await
             }
-            Overlaps::All => {
+            (Overlaps::Served, Some(selection)) => {
+                let progress = &mut progress;
+                selected::served(fetcher, request, selection, &snapshot, progress, sink, stats)
+                    .await
+            }
+            (Overlaps::All, _) => {
                 overlaps::all(fetcher, request, &snapshot, &mut progress, sink, stats).await
             }
         };

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Caller;
 use crate::catalog::Gap;
 use crate::error::ErrorKind;
-use crate::record::{OffsetRange, TopicPartition};
+use crate::record::{OffsetRange, Selection, TopicPartition};
 
 /// Partitions of one request: brokers ask for a handful; more is a mistake.
 pub const PARTITIONS_MAX: usize = 1_000;
@@ -59,6 +59,8 @@ pub struct PartitionRequest {
     pub isolation: Isolation,
     /// Which batches, where several hold the same offsets.
     pub overlaps: Overlaps,
+    /// Which records; `None` for every batch as it was written.
+    pub selection: Option<Selection>,
     /// What the caller knows of the partition.
     pub caller: Caller,
 }
@@ -121,7 +123,8 @@ pub struct PartitionTrailer {
     pub object: Option<String>,
     /// The step that failed, where one did.
     pub failed_in: Option<Stage>,
-    /// Where to go on reading.
+    /// Where to go on reading: behind the last batch sent, with a selection behind the
+    /// last one looked at.
     pub next_offset: i64,
     /// Bytes of batches sent.
     pub bytes: u64,

@@ -125,6 +125,7 @@ mod tests {
             upper_bound: None,
             isolation: Isolation::ReadUncommitted,
             overlaps: Overlaps::Served,
+            selection: None,
             caller: Caller::default(),
         };
         let costs = |parts: &[u64], max_bytes| {

@@ -103,6 +103,7 @@ fn partition_request(
         upper_bound: wire.upper_bound,
         isolation: isolation(wire.isolation_level)?,
         overlaps,
+        selection: wire.selection.map(super::search::selection),
         caller: Caller {
             topic_id: topic_id(&wire.topic_id)?,
             leader_epoch: epoch(wire.current_leader_epoch),

@@ -55,7 +55,7 @@ pub(super) fn request(wire: v1::SearchRequest) -> Result<SearchRequest, Status> 
     })
 }
 
-fn selection(wire: v1::Selection) -> Selection {
+pub(super) fn selection(wire: v1::Selection) -> Selection {
     let header = |of: v1::HeaderCondition| HeaderCondition { name: of.name, value: of.value };
     Selection {
         key: wire.key,

@@ -27,7 +27,7 @@ pub use batch::{BatchError, BatchHeader, Codec};
 pub use entries::{Entries, EntryRef};
 pub use legacy::{MessageSet, decode_message_set};
 pub use name::{OffsetRange, TopicName, TopicPartition};
-pub use select::{HEADER_CONDITIONS_MAX, HeaderCondition, Selection};
+pub use select::{HEADER_CONDITIONS_MAX, HeaderCondition, InvalidSelection, Selection};
 
 /// Largest records section decoded, in bytes after decompression. A compressed
 /// batch must be able to carry what an uncompressed one may, which is

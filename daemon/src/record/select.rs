@@ -51,7 +51,35 @@ impl HeaderCondition {
     }
 }
 
+/// Why a selection makes no sense or has no bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSelection {
+    /// More conditions on headers than are looked at.
+    #[error("{0} conditions on headers, at most {HEADER_CONDITIONS_MAX}")]
+    Headers(usize),
+    /// Nothing can lie in it.
+    #[error("a range of times or offsets that ends where or before it begins")]
+    EmptyRange,
+}
+
 impl Selection {
+    /// Refuses what makes no sense or has no bound.
+    ///
+    /// # Errors
+    /// [`InvalidSelection`] says what.
+    pub fn check(&self) -> Result<(), InvalidSelection> {
+        if self.headers.len() > HEADER_CONDITIONS_MAX {
+            return Err(InvalidSelection::Headers(self.headers.len()));
+        }
+        let empty = |from: Option<i64>, until: Option<i64>| {
+            from.zip(until).is_some_and(|(from, until)| from >= until)
+        };
+        if empty(self.from_ms, self.until_ms) || empty(self.from_offset, self.until_offset) {
+            return Err(InvalidSelection::EmptyRange);
+        }
+        Ok(())
+    }
+
     /// Whether records of `header`'s batch may be wanted, by the header alone.
     #[must_use]
     pub fn may_hold(&self, header: &BatchHeader) -> bool {
@@ -93,6 +121,13 @@ impl Selection {
             return Ok(None);
         }
         batch.keep(|entry| entry.offset >= from && self.admits_entry(batch, entry))
+    }
+
+    /// Whether records with timestamps from `least` to `greatest` may be wanted.
+    #[must_use]
+    pub fn may_hold_times(&self, least: i64, greatest: i64) -> bool {
+        self.from_ms.is_none_or(|from| from <= greatest)
+            && self.until_ms.is_none_or(|until| least < until)
     }
 
     /// Whether a time is wanted.
@@ -259,6 +294,29 @@ mod tests {
         let header = BatchHeader { attributes: 0x30, last_offset_delta: 0, ..header() };
         let marker = CanonicalRecord::from_entries(header, vec![entry(10)]).unwrap();
         assert!(Selection::default().of_batch(&marker, 0).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let all = Selection::default;
+        assert_eq!(all().check(), Ok(()));
+        let at = |from, until| Selection { from_ms: Some(from), until_ms: Some(until), ..all() };
+        assert_eq!(at(5, 6).check(), Ok(()));
+        assert_eq!(at(5, 5).check(), Err(InvalidSelection::EmptyRange));
+        let offsets = Selection { from_offset: Some(6), until_offset: Some(5), ..all() };
+        assert_eq!(offsets.check(), Err(InvalidSelection::EmptyRange));
+        let header = HeaderCondition { name: Bytes::new(), value: None };
+        let headers = |count| Selection { headers: vec![header.clone(); count], ..all() };
+        assert_eq!(headers(16).check(), Ok(()));
+        assert_eq!(headers(17).check(), Err(InvalidSelection::Headers(17)));
+    }
+
+    #[test]
+    fn archives_and_chunks_are_ruled_out_by_their_times_alone_where_they_end() {
+        let at = |from_ms, until_ms| Selection { from_ms, until_ms, ..Selection::default() };
+        assert!(at(None, None).may_hold_times(5, 7));
+        assert!(at(Some(7), None).may_hold_times(5, 7) && !at(Some(8), None).may_hold_times(5, 7));
+        assert!(at(None, Some(6)).may_hold_times(5, 7) && !at(None, Some(5)).may_hold_times(5, 7));
     }
 
     #[test]

@@ -45,7 +45,7 @@ use self::partition::Partition;
 use self::token::{PARTITIONS_MAX, Place};
 use crate::catalog::{Snapshot, Snapshots};
 use crate::read::{ArchiveReader, ReadStats};
-use crate::record::{HEADER_CONDITIONS_MAX, OffsetRange, Selection, TopicName, TopicPartition};
+use crate::record::{OffsetRange, TopicName, TopicPartition};
 
 pub use error::SearchError;
 pub use types::{
@@ -216,18 +216,7 @@ fn check(request: &SearchRequest) -> Result<(), SearchError> {
     if *limit == 0 || *limit > LIMIT_MAX {
         return refuse(format!("a limit of {limit} hits; give 1 to {LIMIT_MAX} and ask for pages"));
     }
-    let Selection { headers, from_ms, until_ms, from_offset, until_offset, .. } = selection;
-    if headers.len() > HEADER_CONDITIONS_MAX {
-        let count = headers.len();
-        return refuse(format!("{count} conditions on headers, at most {HEADER_CONDITIONS_MAX}"));
-    }
-    let empty = |from: &Option<i64>, until: &Option<i64>| matches!((from, until), (Some(from), Some(until)) if from >= until);
-    if empty(from_ms, until_ms) || empty(from_offset, until_offset) {
-        return refuse(
-            "a range of times or offsets that ends where or before it begins".to_owned(),
-        );
-    }
-    Ok(())
+    selection.check().map_err(|error| SearchError::Invalid(error.to_string()))
 }
 
 fn first(context: &Context, snapshot: Arc<Snapshot>) -> (Place, Partition) {

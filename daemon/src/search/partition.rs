@@ -90,9 +90,7 @@ async fn archives(
     let in_range = found.len() as u64;
     let selection = &context.request.selection;
     found.retain(|entry| {
-        let summary = &entry.summary;
-        selection.from_ms.is_none_or(|from| from <= summary.max_timestamp)
-            && selection.until_ms.is_none_or(|until| summary.min_timestamp < until)
+        selection.may_hold_times(entry.summary.min_timestamp, entry.summary.max_timestamp)
     });
     let in_time = found.len() as u64;
     if let Some(key) = &selection.key {
