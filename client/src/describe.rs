@@ -84,6 +84,8 @@ pub enum IndexLevel {
     None,
     /// Offset, timestamp, key, headers, producer.
     Keys,
+    /// These and the value.
+    Full,
 }
 
 /// One archive.

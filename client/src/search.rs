@@ -26,6 +26,8 @@ pub struct SearchArgs {
     pub incarnation: Option<u32>,
     /// For what.
     pub selection: Selection,
+    /// And for what in values, in Tantivy's language.
+    pub query: Option<String>,
     /// Which hits come first.
     pub order: SearchOrder,
     /// Most hits, 1 to 10,000; `None` for the daemon's choice, 1,000.
@@ -170,6 +172,10 @@ pub enum NoteKind {
     Unreadable,
     /// Batches that do not decode: hits may be missing.
     Undecodable,
+    /// An archive whose index cannot answer the query: hits may be missing.
+    NotSearchable,
+    /// Values too long for the index, where a query asks for values.
+    Unindexed,
     /// A declared gap: no archive holds these offsets.
     Gap,
     /// The manifest of the page before is gone; the search went on by offset.
@@ -233,6 +239,8 @@ pub struct SearchedArchives {
     pub scanned: u64,
     /// That could not be read.
     pub unreadable: u64,
+    /// Whose index cannot answer the query.
+    pub not_searchable: u64,
 }
 
 pub(crate) fn request(args: SearchArgs) -> v1::SearchRequest {
@@ -251,6 +259,7 @@ pub(crate) fn request(args: SearchArgs) -> v1::SearchRequest {
         partition: args.partition,
         incarnation: args.incarnation,
         selection: Some(selection(args.selection)),
+        query: args.query.unwrap_or_default(),
         order: order.into(),
         limit: args.limit,
         page: args.page.unwrap_or_default(),
@@ -375,6 +384,8 @@ fn note(of: v1::SearchNote) -> Result<SearchNote, ArchiveError> {
         v1::SearchNoteKind::Unspecified => NoteKind::Unknown,
         v1::SearchNoteKind::Unreadable => NoteKind::Unreadable,
         v1::SearchNoteKind::Undecodable => NoteKind::Undecodable,
+        v1::SearchNoteKind::NotSearchable => NoteKind::NotSearchable,
+        v1::SearchNoteKind::Unindexed => NoteKind::Unindexed,
         v1::SearchNoteKind::Gap => NoteKind::Gap,
         v1::SearchNoteKind::GenerationGone => NoteKind::GenerationGone,
     };
@@ -419,6 +430,7 @@ fn end(of: v1::SearchEnd) -> Result<SearchEnd, ArchiveError> {
             searched: archives.searched,
             scanned: archives.scanned,
             unreadable: archives.unreadable,
+            not_searchable: archives.not_searchable,
         },
     })
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use crate::archive::{IndexRule, IndexRules};
 use crate::catalog::{ClusterName, WriterId};
 use crate::indexer::{GAP_TIMEOUT_DEFAULT, LiveOptions, STANDBY_WAIT};
 use crate::listen::{ListenAddress, Reach};
@@ -83,6 +84,8 @@ pub struct Config {
     /// Bytes from which on a segment may pass for rotated, for brokers that rotate
     /// earlier than at 128 MiB.
     pub rotated_bytes_min: Option<u64>,
+    /// What is indexed of which topics: the first rule that fits counts.
+    pub index: Option<Vec<IndexRule>>,
     /// What to log.
     pub log: Option<String>,
     /// How to log.
@@ -151,6 +154,12 @@ impl Config {
     pub fn http(&self) -> anyhow::Result<ListenAddress> {
         let given = self.http.as_deref().unwrap_or(HTTP_DEFAULT);
         Ok(ListenAddress::parse(given, Reach::Anyone)?)
+    }
+
+    /// What is indexed of which topics.
+    #[must_use]
+    pub fn index(&self) -> IndexRules {
+        IndexRules::new(self.index.clone().unwrap_or_default())
     }
 
     /// When to archive what, with a broker or, where `offline`, without.
@@ -226,13 +235,17 @@ mod tests {
                     writer-id = 'w'\nlisten = ['127.0.0.1:1', 'unix:/s']\nhttp = '0.0.0.0:9096'\n\
                     log = 'info'\nlog-format = 'json'\n\
                     settle = '1s'\narchive-idle = '2m'\ngap-timeout = '3h'\n\
-                    broker-started-at = '/run/b.pid'\nrotated-bytes-min = 5\n";
+                    broker-started-at = '/run/b.pid'\nrotated-bytes-min = 5\n\
+                    [[index]]\ntopics = 'orders-*'\nlevel = 'full:json'\n";
         let config: Config = toml::from_str(text).unwrap();
         let live = config.live(false).unwrap();
         assert_eq!(live.broker, BrokerStart::File(PathBuf::from("/run/b.pid")));
         assert_eq!(live.rules.archive_idle, Duration::from_secs(120));
         assert_eq!((live.rules.rotated_bytes_min, live.gap_timeout.as_secs()), (5, 3 * 3600));
         assert_eq!(config.live(true).unwrap().broker, BrokerStart::Stopped);
+        let topic = crate::record::TopicName::new("orders-1").unwrap();
+        let level = config.index().level_of(&topic).unwrap();
+        assert_eq!(level.as_str(), "full:json");
         assert_eq!(config.listen().unwrap().len(), 2);
         assert_eq!(config.http().unwrap().to_string(), "0.0.0.0:9096");
         assert_eq!(config.log_format, Some(LogFormat::Json));

@@ -185,7 +185,8 @@ impl Rooms {
             ArchiveOptions::default(),
             self.metrics.clone(),
         )
-        .telling(self.watermarks.clone());
+        .telling(self.watermarks.clone())
+        .indexing(config.index());
         let clock = Arc::clone(&self.clock);
         let live = LiveIndexer::new(indexer, wal, options, clock, jitter())
             .heeding(Arc::clone(&self.reports));

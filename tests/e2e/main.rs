@@ -32,6 +32,7 @@ mod steps;
 mod streams;
 mod three_phase;
 mod tidy;
+mod values;
 mod wal_fixtures;
 
 /// The daemon's binary, as built with these tests.

@@ -176,6 +176,7 @@ async fn compare(world: &World, searcher: &Searcher, seed: u64, count: usize) ->
                 order: if rng.random_bool(0.5) { Order::Newest } else { Order::Oldest },
                 limit: rng.random_range(1..400),
                 deliver: Deliver::Refs,
+                query: None,
                 page: None,
                 time_limit: None,
             };

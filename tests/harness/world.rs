@@ -104,6 +104,16 @@ impl World {
 
     /// As [`Self::of`], in `objects`.
     pub async fn over(objects: Arc<dyn ObjectStore>, seed: u64, size: &Size) -> Self {
+        Self::indexed(objects, seed, size, IndexLevel::Keys).await
+    }
+
+    /// As [`Self::over`], with another index level where there is an index.
+    pub async fn indexed(
+        objects: Arc<dyn ObjectStore>,
+        seed: u64,
+        size: &Size,
+        indexed: IndexLevel,
+    ) -> Self {
         let store = Store::new(objects, "");
         let catalog = catalog(&store, "world");
         let scratch = tempfile::tempdir().expect("a folder");
@@ -114,7 +124,7 @@ impl World {
             for archive in 0..*archives {
                 let level = match archive % size.one_without_index_in {
                     0 if size.one_without_index_in > 1 => IndexLevel::None,
-                    _ => IndexLevel::Keys,
+                    _ => indexed,
                 };
                 let batches = maker.archive(size.records);
                 base = Some(world.commit(&maker.tp, base, &batches, level).await);
@@ -312,5 +322,17 @@ fn value(rng: &mut StdRng) -> String {
     let words: Vec<&str> = words.collect();
     let city = CITIES[rng.random_range(0..CITIES.len())];
     let amount = rng.random_range(-50..500);
-    format!(r#"{{"city":"{city}","amount":{amount},"note":"{}"}}"#, words.join(" "))
+    let at =
+        format!("2024-03-{:02}T{:02}:00:00Z", rng.random_range(1..32), rng.random_range(0..24));
+    // Numbers of both sorts under one name, and a list.
+    let price = match rng.random_range(0..3) {
+        0 => amount.to_string(),
+        _ => format!("{amount}.{}", rng.random_range(1..10)),
+    };
+    let tags: Vec<String> = words.iter().take(2).map(|word| format!("\"{word}\"")).collect();
+    format!(
+        r#"{{"city":"{city}","amount":{amount},"price":{price},"at":"{at}","in":{{"tags":[{}]}},"note":"{}"}}"#,
+        tags.join(","),
+        words.join(" ")
+    )
 }

@@ -279,6 +279,7 @@ pub(crate) fn archive_info(of: v1::ListArchivesResponse) -> Result<ArchiveInfo, 
         v1::IndexLevel::Unspecified => IndexLevel::Unknown,
         v1::IndexLevel::None => IndexLevel::None,
         v1::IndexLevel::Keys => IndexLevel::Keys,
+        v1::IndexLevel::Full => IndexLevel::Full,
     };
     Ok(ArchiveInfo {
         topic: of.topic,

@@ -55,6 +55,7 @@ mod footer;
 mod index;
 mod keys;
 mod layout;
+mod level;
 mod merge;
 mod metadata;
 mod names;
@@ -68,8 +69,6 @@ mod transactions;
 mod verify;
 mod writer;
 
-use serde::{Deserialize, Serialize};
-
 pub use batches::{BatchList, BatchRef, BatchRefs};
 pub use chunk::{
     Batches, CHUNK_RAW_BYTES_MAX, Chunk, Digest128, Encoding, NO_TIMESTAMP, batches_in, digest128,
@@ -78,9 +77,11 @@ pub use error::ArchiveError;
 pub use footer::{FOOTER_BYTES, FOOTER_DISTANCE, Footer};
 pub use index::{
     HEADER_FIELD, KEY_FIELD, OFFSET_FIELD, PRODUCER_FIELD, TERM_BYTES_MAX, TERM_PREFIX_BYTES,
-    TIMESTAMP_FIELD, header_name_prefix, header_term, key_term,
+    TIMESTAMP_FIELD, VALUE_FIELD, WORD_BYTES_MAX, header_name_prefix, header_term, index_schema,
+    key_term, skipped_values, time_of, tokenizers,
 };
 pub use keys::KeyFilter;
+pub use level::{IndexLevel, IndexLevelError, IndexRule, IndexRules, Tokenizer, ValueIndex};
 pub use merge::{MergeInput, merge_archives};
 pub use metadata::Metadata;
 pub use summary::{ArchiveSummary, SUMMARY_BYTES, UNKNOWN_TIMESTAMP};
@@ -102,34 +103,6 @@ pub struct ArchiveIdentity {
     pub tp: TopicPartition,
     /// The incarnation of its topic, counted from 0.
     pub incarnation: u32,
-}
-
-/// What of a record can be searched for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IndexLevel {
-    /// Nothing: no index is written.
-    None,
-    /// Offset, timestamp, key, headers, producer.
-    #[default]
-    Keys,
-}
-
-impl IndexLevel {
-    pub(super) fn code(self) -> u8 {
-        match self {
-            Self::None => 0,
-            Self::Keys => 1,
-        }
-    }
-
-    pub(super) fn from_code(part: &'static str, code: u8) -> Result<Self, ArchiveError> {
-        match code {
-            0 => Ok(Self::None),
-            1 => Ok(Self::Keys),
-            _ => Err(ArchiveError::Unknown { part, what: format!("index level {code}") }),
-        }
-    }
 }
 
 /// Where a batch lies in the broker's WAL. Ordered from older to newer.

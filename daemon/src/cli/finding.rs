@@ -141,6 +141,7 @@ impl StoreAnswer {
                 summary.archives.searched,
                 summary.archives.scanned,
                 summary.archives.unreadable,
+                summary.archives.not_searchable,
             ],
         );
         explained += &format!(
@@ -160,8 +161,9 @@ impl StoreAnswer {
     }
 }
 
-fn explain(partitions: impl Iterator<Item = (String, i64)>, archives: [u64; 6]) -> String {
-    let [in_range, pruned_by_time, pruned_by_key, searched, scanned, unreadable] = archives;
+fn explain(partitions: impl Iterator<Item = (String, i64)>, archives: [u64; 7]) -> String {
+    let [in_range, pruned_by_time, pruned_by_key, searched, scanned, unreadable, not_searchable] =
+        archives;
     let mut text = String::new();
     for (tp, archived_through) in partitions {
         text +=
@@ -169,7 +171,8 @@ fn explain(partitions: impl Iterator<Item = (String, i64)>, archives: [u64; 6]) 
     }
     text + &format!(
         "{in_range} archives in range: {pruned_by_time} ruled out by their times, \
-         {pruned_by_key} by their keys, {searched} searched by index, {scanned} read whole, {unreadable} unreadable\n"
+         {pruned_by_key} by their keys, {searched} searched by index, {scanned} read whole, {unreadable} unreadable, \
+         {not_searchable} without an index for the query\n"
     )
 }
 
@@ -228,6 +231,8 @@ fn of_daemon(item: client::SearchItem) -> Option<Found> {
                 kind: match note.kind {
                     client::NoteKind::Unreadable => "unreadable",
                     client::NoteKind::Undecodable => "undecodable",
+                    client::NoteKind::NotSearchable => "not-searchable",
+                    client::NoteKind::Unindexed => "unindexed",
                     client::NoteKind::Gap => "gap",
                     client::NoteKind::GenerationGone => "generation-gone",
                     _ => "note",
@@ -253,6 +258,7 @@ fn of_daemon(item: client::SearchItem) -> Option<Found> {
                         archives.searched,
                         archives.scanned,
                         archives.unreadable,
+                        archives.not_searchable,
                     ],
                 ),
                 next_page: end.next_page,
@@ -269,6 +275,7 @@ fn args(request: SearchRequest) -> client::SearchArgs {
         partition: request.scope.partition,
         incarnation: request.scope.incarnation,
         selection: picking::for_client(request.selection),
+        query: request.query,
         order: match request.order {
             Order::Newest => client::SearchOrder::Newest,
             Order::Oldest => client::SearchOrder::Oldest,

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{Outcome, output};
+use crate::archive::IndexRule;
 use crate::config::Config;
 use crate::daemon::{self, Listeners, Rooms};
 use crate::indexer::{LiveOptions, PartitionReport, RunReport};
@@ -55,6 +56,10 @@ pub(super) struct RunArgs {
     /// only for brokers that rotate earlier than any release in use
     #[arg(long, value_name = "BYTES", env = "TIERD_ROTATED_BYTES_MIN", hide = true)]
     rotated_bytes_min: Option<u64>,
+    /// What is indexed of which topics, as 'orders-*=full:json'; the first that fits
+    /// counts. Levels: none, keys, full:text, full:json [default: keys]
+    #[arg(long, value_name = "PATTERN=LEVEL", env = "TIERD_INDEX", value_delimiter = ',')]
+    index: Vec<IndexRule>,
     /// Where to serve gRPC: 127.0.0.1:PORT or unix:/PATH; may be given more than
     /// once [default: 127.0.0.1:9095]
     #[arg(long, value_name = "ADDR", env = "TIERD_LISTEN", value_delimiter = ',')]
@@ -98,6 +103,9 @@ impl RunArgs {
         config.reclaim = if self.reclaim { Some(true) } else { config.reclaim };
         config.rotated_bytes_min = self.rotated_bytes_min.or(config.rotated_bytes_min);
         config.http = self.http.or(config.http);
+        if !self.index.is_empty() {
+            config.index = Some(self.index);
+        }
         if !self.listen.is_empty() {
             config.listen = Some(self.listen);
         }

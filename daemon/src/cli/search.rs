@@ -32,6 +32,10 @@ pub(super) struct SearchArgs {
     /// Offsets from A on and below B; either may be left out
     #[arg(long, value_name = "A..B")]
     offsets: Option<String>,
+    /// What to find in values, in Tantivy's language: 'value.city:Berlin AND
+    /// value.amount:>100'. Needs archives of an index level full:...
+    #[arg(long, value_name = "QUERY")]
+    query: Option<String>,
     /// Stop after this many hits; 0 for all
     #[arg(long, value_name = "N", default_value_t = LIMIT_SHOWN)]
     limit: u64,
@@ -75,6 +79,7 @@ impl SearchArgs {
         Ok(SearchRequest {
             scope: Scope { topic, partition: self.partition, incarnation: None },
             selection: self.selection()?,
+            query: self.query.clone(),
             order: match self.order {
                 OrderArg::Newest => Order::Newest,
                 OrderArg::Oldest => Order::Oldest,

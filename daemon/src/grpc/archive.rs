@@ -31,7 +31,7 @@ use super::{answers, convert, report, search};
 use crate::catalog::Watermarks;
 use crate::fetch::{EVENTS_QUEUED_MAX, FetchEvent, FetchRequest, Fetcher, Stage};
 use crate::indexer::{LogStart, LogStarts};
-use crate::metrics::{FetchCall, Metrics};
+use crate::metrics::{FetchCall, Metrics, SearchOutcome};
 use crate::read::ReadStats;
 use crate::record::{TopicName, TopicPartition};
 use crate::reports::Reports;
@@ -306,10 +306,17 @@ impl v1::archive_server::Archive for ArchiveService {
         &self,
         request: Request<SearchRequest>,
     ) -> Result<Response<Self::SearchStream>, Status> {
-        let request = search::request(request.into_inner())?;
+        let call = self.metrics.search_begins();
+        let request = match search::request(request.into_inner()) {
+            Ok(request) => request,
+            Err(refused) => {
+                call.ends(SearchOutcome::Refused);
+                return Err(refused);
+            }
+        };
         let (pieces, answer) = mpsc::channel(search::PIECES_QUEUED_MAX);
         let span = tracing::debug_span!("search", scope = ?request.scope);
-        tokio::spawn(search::stream(self.searcher.clone(), request, pieces).instrument(span));
+        tokio::spawn(search::stream(self.searcher.clone(), request, pieces, call).instrument(span));
         Ok(Response::new(Box::pin(ReceiverStream::new(answer))))
     }
 }

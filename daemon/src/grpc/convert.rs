@@ -326,6 +326,7 @@ pub(super) fn archive(
     let index_level = match summary.index_level {
         IndexLevel::None => v1::IndexLevel::None,
         IndexLevel::Keys => v1::IndexLevel::Keys,
+        IndexLevel::Full(_) => v1::IndexLevel::Full,
     };
     v1::ListArchivesResponse {
         topic: tp.topic().to_string(),

@@ -13,6 +13,7 @@ use tonic::Status;
 use super::{convert, frames};
 use crate::error::{Classify, ErrorKind};
 use crate::fetch::Data;
+use crate::metrics::{SearchCall, SearchOutcome, SearchedArchives};
 use crate::read::ReadStats;
 use crate::record::{
     CanonicalRecord, CanonicalRecordEntry, Header, HeaderCondition, Selection, TopicName,
@@ -47,6 +48,7 @@ pub(super) fn request(wire: v1::SearchRequest) -> Result<SearchRequest, Status> 
             incarnation: wire.incarnation,
         },
         selection: wire.selection.map(selection).unwrap_or_default(),
+        query: (!wire.query.is_empty()).then_some(wire.query),
         order,
         limit: wire.limit.unwrap_or(LIMIT_DEFAULT),
         deliver,
@@ -70,7 +72,12 @@ pub(super) fn selection(wire: v1::Selection) -> Selection {
 }
 
 /// Runs a search and sends its pieces until they are all sent or nobody listens.
-pub(super) async fn stream(searcher: Searcher, request: SearchRequest, pieces: Pieces) {
+pub(super) async fn stream(
+    searcher: Searcher,
+    request: SearchRequest,
+    pieces: Pieces,
+    call: SearchCall,
+) {
     let (sink, mut events) = mpsc::channel(search::EVENTS_QUEUED_MAX);
     let stats = Arc::new(ReadStats::default());
     let produce = async {
@@ -89,17 +96,46 @@ pub(super) async fn stream(searcher: Searcher, request: SearchRequest, pieces: P
     };
     let ended = tokio::select! {
         (ended, ()) = async { tokio::join!(produce, forward) } => ended,
-        () = pieces.closed() => return,
+        () = pieces.closed() => {
+            call.read(stats.totals().bytes());
+            return;
+        }
     };
     tracing::debug!(cost = ?stats.totals(), ?ended, "search ended");
+    call.read(stats.totals().bytes());
     match ended {
         Ok(summary) => {
-            send(&pieces, Piece::End(end(summary))).await;
+            call.hits(summary.hits);
+            call.archives(fates(&summary));
+            let complete = summary.complete;
+            if send(&pieces, Piece::End(end(summary))).await {
+                call.ends(match complete {
+                    true => SearchOutcome::Complete,
+                    false => SearchOutcome::Incomplete,
+                });
+            }
         }
         Err(error) => {
+            call.ends(match error {
+                SearchError::Invalid(_) | SearchError::Unknown(_) => SearchOutcome::Refused,
+                SearchError::Cancelled => SearchOutcome::Cancelled,
+                _ => SearchOutcome::Failed,
+            });
             // Nobody there is nobody to tell.
             let _ = pieces.send(Err(status(&error))).await;
         }
+    }
+}
+
+fn fates(summary: &SearchSummary) -> SearchedArchives {
+    let archives = summary.archives;
+    SearchedArchives {
+        pruned_by_time: archives.pruned_by_time,
+        pruned_by_key: archives.pruned_by_key,
+        searched: archives.searched,
+        scanned: archives.scanned,
+        unreadable: archives.unreadable,
+        not_searchable: archives.not_searchable,
     }
 }
 
@@ -185,6 +221,8 @@ fn note(note: Note) -> v1::SearchNote {
     let kind = match note.kind {
         NoteKind::Unreadable => v1::SearchNoteKind::Unreadable,
         NoteKind::Undecodable => v1::SearchNoteKind::Undecodable,
+        NoteKind::NotSearchable => v1::SearchNoteKind::NotSearchable,
+        NoteKind::Unindexed => v1::SearchNoteKind::Unindexed,
         NoteKind::Gap => v1::SearchNoteKind::Gap,
         NoteKind::GenerationGone => v1::SearchNoteKind::GenerationGone,
     };
@@ -229,6 +267,7 @@ fn end(summary: SearchSummary) -> v1::SearchEnd {
             searched: archives.searched,
             scanned: archives.scanned,
             unreadable: archives.unreadable,
+            not_searchable: archives.not_searchable,
         }),
     }
 }

@@ -40,11 +40,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::{ArchiveError, ArchiveOptions};
+use crate::archive::{ArchiveError, ArchiveOptions, IndexRules};
 use crate::catalog::{Catalog, CatalogError, Watermarks};
 use crate::error::{Classify, ErrorKind, io_kind};
 use crate::metrics::Metrics;
 use crate::read::{ArchiveReader, ReadError};
+use crate::record::TopicName;
 use crate::store::{Op, Store, StoreError};
 use crate::wal::{WalError, WalFormat};
 
@@ -141,6 +142,7 @@ pub struct Indexer {
     scratch_at: PathBuf,
     scratch: OnceCell<Scratch>,
     options: ArchiveOptions,
+    rules: IndexRules,
     watermarks: Watermarks,
     /// Set once the store has shown that it honours create-only writes.
     probed: OnceCell<()>,
@@ -181,6 +183,7 @@ impl Indexer {
             scratch_at: scratch,
             scratch: OnceCell::new(),
             options,
+            rules: IndexRules::default(),
             watermarks: Watermarks::new(),
             probed: OnceCell::new(),
             abandoned: CancellationToken::new(),
@@ -195,6 +198,18 @@ impl Indexer {
         let requests = self.store.requests();
         let sent = [Op::Put, Op::PutPart, Op::Create].map(|op| requests.of(op).requests);
         self.pulse.0.load(Ordering::Relaxed) + sent.iter().sum::<u64>()
+    }
+
+    /// The same, with an index level of their own for the topics that `rules` fit.
+    #[must_use]
+    pub fn indexing(self, rules: IndexRules) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// The options of an archive of `topic`.
+    fn options_of(&self, topic: &TopicName) -> ArchiveOptions {
+        let level = self.rules.level_of(topic).unwrap_or(self.options.index_level);
+        ArchiveOptions { index_level: level, ..self.options }
     }
 
     /// The scratch folder, made and emptied when first asked for.

@@ -107,7 +107,7 @@ pub(super) async fn archive(
             sources: Arc::clone(&sources),
             frames: Arc::new(frames),
             identity: ArchiveIdentity { tp: tp.clone(), incarnation },
-            options: indexer.options,
+            options: indexer.options_of(tp.topic()),
             scratch: indexer.scratch().await?.folder().to_owned(),
             abandoned: indexer.abandoned.clone(),
             pulse: indexer.pulse.clone(),

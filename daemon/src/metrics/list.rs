@@ -10,9 +10,9 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
-use super::{Outcome, SegmentClass, Stage, Stall};
+use super::{Outcome, SearchOutcome, SearchedArchives, SegmentClass, Stage, Stall};
 
-/// Bounds of the fetch histogram in seconds: from a read out of the cache to the
+/// Bounds of the histograms of fetches and searches in seconds: from a read out of the cache to the
 /// patience of a Kafka client (`request.timeout.ms`, 30 s) and a retry of it.
 const FETCH_SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -34,6 +34,12 @@ pub(super) struct List {
     pub(super) fetch_errors: IntCounterVec,
     pub(super) fetch_batches: IntCounter,
     pub(super) fetch_bytes: IntCounter,
+    pub(super) search_requests: IntCounterVec,
+    pub(super) search_in_flight: IntGauge,
+    pub(super) search_duration: Histogram,
+    pub(super) search_archives: IntCounterVec,
+    pub(super) search_hits: IntCounter,
+    pub(super) search_bytes: IntCounter,
     pub(super) read_archives: IntCounter,
     pub(super) cache_hits: IntCounterVec,
     pub(super) cache_misses: IntCounterVec,
@@ -115,6 +121,34 @@ impl List {
             fetch_bytes: to.counter(
                 "tierd_fetch_bytes_total",
                 "Bytes of record batches sent by FetchArchived.",
+            )?,
+            search_requests: to.counters(
+                "tierd_search_requests_total",
+                "Calls of Search that ended, by how.",
+                "outcome",
+                &SearchOutcome::ALL.map(SearchOutcome::as_str),
+            )?,
+            search_in_flight: to.gauge(
+                "tierd_search_in_flight_requests",
+                "Calls of Search that are under way.",
+            )?,
+            search_duration: to.keep(Histogram::with_opts(
+                HistogramOpts::new(
+                    "tierd_search_duration_seconds",
+                    "Time from a Search call until its last piece was given to the connection.",
+                )
+                .buckets(FETCH_SECONDS.to_vec()),
+            )?)?,
+            search_archives: to.counters(
+                "tierd_search_archives_total",
+                "Archives in the range of searches, by what became of them.",
+                "fate",
+                &SearchedArchives::FATES,
+            )?,
+            search_hits: to.counter("tierd_search_hits_total", "Hits of the searches that came to their end.")?,
+            search_bytes: to.counter(
+                "tierd_search_read_bytes_total",
+                "Bytes of archives that searches requested from the store.",
             )?,
             read_archives: to
                 .counter("tierd_read_archives_total", "Archives opened to answer fetches.")?,

@@ -10,6 +10,7 @@
 
 mod archiving;
 mod list;
+mod searches;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,7 @@ use crate::clock::Clock;
 use crate::record::TopicPartition;
 
 pub use archiving::{Backlog, SegmentClass, Stage, Stall};
+pub use searches::{SearchCall, SearchOutcome, SearchedArchives};
 
 /// Media type of the page: the text format of Prometheus.
 pub const MEDIA_TYPE: &str = prometheus::TEXT_FORMAT;

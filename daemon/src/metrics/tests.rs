@@ -37,7 +37,7 @@ fn every_metric_has_our_prefix_a_type_and_a_help_that_is_a_sentence() {
     };
     assert_eq!(named("# HELP "), named("# TYPE "));
     // The list's fields and build_info: nothing is registered and then not shown.
-    assert_eq!(named("# TYPE ").len(), 40, "{page}");
+    assert_eq!(named("# TYPE ").len(), 46, "{page}");
     for line in page.lines() {
         match line.strip_prefix("# HELP ") {
             Some(help) => assert!(help.starts_with("tierd_") && help.ends_with('.'), "{line}"),
@@ -244,5 +244,35 @@ fn every_word_of_a_label_is_used_once() {
     ];
     for words in words {
         assert_eq!(words.iter().collect::<BTreeSet<_>>().len(), words.len(), "{words:?}");
+    }
+}
+
+#[test]
+fn a_search_counts_its_end_its_archives_and_its_bytes() {
+    let (metrics, clock) = metrics();
+    for outcome in SearchOutcome::ALL {
+        let series = format!("tierd_search_requests_total{{outcome=\"{}\"}}", outcome.as_str());
+        shows(&metrics, &series, "0");
+    }
+    let call = metrics.search_begins();
+    shows(&metrics, "tierd_search_in_flight_requests", "1");
+    clock.advance(Duration::from_millis(30));
+    call.hits(3);
+    call.read(700);
+    call.archives(SearchedArchives { pruned_by_key: 9, searched: 2, ..Default::default() });
+    call.ends(SearchOutcome::Complete);
+    drop(metrics.search_begins());
+    for (series, value) in [
+        ("tierd_search_requests_total{outcome=\"complete\"}", "1"),
+        ("tierd_search_requests_total{outcome=\"cancelled\"}", "1"),
+        ("tierd_search_in_flight_requests", "0"),
+        ("tierd_search_duration_seconds_sum", "0.03"),
+        ("tierd_search_archives_total{fate=\"pruned_by_key\"}", "9"),
+        ("tierd_search_archives_total{fate=\"searched\"}", "2"),
+        ("tierd_search_archives_total{fate=\"scanned\"}", "0"),
+        ("tierd_search_hits_total", "3"),
+        ("tierd_search_read_bytes_total", "700"),
+    ] {
+        shows(&metrics, series, value);
     }
 }

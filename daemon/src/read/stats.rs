@@ -38,6 +38,14 @@ pub struct ReadTotals {
     pub chunk_misses: u64,
 }
 
+impl ReadTotals {
+    /// Bytes that came from the store.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.toc_bytes + self.chunk_bytes
+    }
+}
+
 impl From<ReadTotals> for ReadCost {
     fn from(totals: ReadTotals) -> Self {
         let (hits, misses, bytes) = (totals.toc_hits, totals.toc_requests, totals.toc_bytes);

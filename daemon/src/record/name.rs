@@ -52,6 +52,24 @@ impl TopicName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is what `pattern` says, in which `*` stands for anything.
+    #[must_use]
+    pub fn matches(&self, pattern: &str) -> bool {
+        let mut parts = pattern.split('*');
+        let Some(mut rest) = parts.next().and_then(|first| self.0.strip_prefix(first)) else {
+            return false;
+        };
+        let Some(last) = pattern.rsplit_once('*').map(|(_, last)| last) else {
+            return rest.is_empty();
+        };
+        let middle = pattern.matches('*').count() - 1;
+        for part in parts.take(middle) {
+            let Some(at) = rest.find(part) else { return false };
+            rest = &rest[at + part.len()..];
+        }
+        rest.ends_with(last)
+    }
 }
 
 impl fmt::Display for TopicName {
@@ -161,6 +179,28 @@ impl fmt::Display for OffsetRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patterns_match_as_people_expect() {
+        for (pattern, name, wanted) in [
+            ("orders", "orders", true),
+            ("orders", "orders2", false),
+            ("", "orders", false),
+            ("*", "orders", true),
+            ("ord*", "orders", true),
+            ("*ers", "orders", true),
+            ("o*er*s", "orders", true),
+            ("o*x*s", "orders", false),
+            ("*rs*", "orders", true),
+            ("ab*ba", "aba", false),
+            ("ab*ba", "abba", true),
+            ("a**b", "ab", true),
+            ("日*", "日本", true),
+        ] {
+            let topic = TopicName::new(name).unwrap();
+            assert_eq!(topic.matches(pattern), wanted, "{pattern:?} {name:?}");
+        }
+    }
 
     #[test]
     fn a_topic_name_may_hold_letters_of_any_script() {

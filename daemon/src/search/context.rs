@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::error::SearchError;
+use super::query::Asked;
 use super::types::{ArchiveCounts, Note, NoteKind, SearchRequest};
 use crate::archive::ArchiveError;
 use crate::catalog::{ArchiveEntry, Snapshots};
@@ -47,6 +48,8 @@ impl Memory {
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) request: SearchRequest,
+    /// Its query, understood.
+    pub(super) asked: Option<Asked>,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) reader: ArchiveReader,
     pub(super) stats: Arc<ReadStats>,

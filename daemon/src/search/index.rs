@@ -17,10 +17,11 @@ use tantivy::{DocSet, Index, TERMINATED, TantivyError, Term};
 use tokio_util::sync::CancellationToken;
 
 use super::files::IndexFiles;
+use super::query::{self, Asked};
 use super::types::Order;
 use crate::archive::{
     HEADER_FIELD, KEY_FIELD, OFFSET_FIELD, PRODUCER_FIELD, TERM_BYTES_MAX, TERM_PREFIX_BYTES,
-    TIMESTAMP_FIELD, header_name_prefix, header_term, key_term,
+    TIMESTAMP_FIELD, header_name_prefix, header_term, key_term, skipped_values,
 };
 use crate::record::{OffsetRange, Selection};
 
@@ -38,6 +39,7 @@ pub(super) struct Found {
 #[derive(Clone, Debug)]
 pub(super) struct Job {
     pub(super) selection: Selection,
+    pub(super) asked: Option<Asked>,
     /// Only these offsets count.
     pub(super) bounds: OffsetRange,
     pub(super) order: Order,
@@ -59,14 +61,32 @@ impl Job {
     }
 }
 
-/// The records that the index in `files` finds, in order.
+/// What an index answers.
+#[derive(Debug)]
+pub(super) enum Searched {
+    /// Records, in order, and how many values are not in the index.
+    Found(Vec<Found>, u64),
+    /// It cannot answer the query, and why.
+    NotSearchable(String),
+}
+
+/// The records that the index in `files` finds.
 pub(super) fn search(
     files: &IndexFiles,
     job: &Job,
     cancelled: &CancellationToken,
-) -> Result<Vec<Found>, TantivyError> {
+) -> Result<Searched, TantivyError> {
     let index = Index::open(files.clone())?;
-    let query = query(&job.selection, &index.schema())?;
+    let asked = job.asked.as_ref().map(|asked| query::compile(asked, &index.schema()));
+    let asked = match asked.transpose() {
+        Ok(asked) => asked,
+        Err(why) => return Ok(Searched::NotSearchable(why)),
+    };
+    let lacks_values = job.asked.as_ref().is_some_and(|asked| asked.values);
+    let skipped =
+        if lacks_values { skipped_values(index.load_metas()?.payload.as_deref()) } else { 0 };
+    let is_asked = asked.is_some();
+    let query = conditions(&job.selection, asked, &index.schema())?;
     let mut segments = index.searchable_segments()?;
     if job.order == Order::Newest {
         segments.reverse();
@@ -75,17 +95,31 @@ pub(super) fn search(
     for segment in segments {
         let reader = SegmentReader::open(&segment)?;
         let left = job.limit - found.len();
-        found.extend(in_segment(&reader, &*query, job, left, cancelled)?);
+        match in_segment(&reader, &*query, job, left, cancelled) {
+            Ok(more) => found.extend(more),
+            // What Tantivy sees only when it comes to the columns.
+            Err(TantivyError::InvalidArgument(why) | TantivyError::SchemaError(why))
+                if is_asked =>
+            {
+                return Ok(Searched::NotSearchable(why));
+            }
+            Err(error) => return Err(error),
+        }
         if found.len() >= job.limit {
             break;
         }
     }
-    Ok(found)
+    Ok(Searched::Found(found, skipped))
 }
 
-/// All conditions that terms stand for; times and offsets are compared later.
-fn query(selection: &Selection, schema: &Schema) -> Result<Box<dyn Query>, TantivyError> {
-    let mut all: Vec<Box<dyn Query>> = Vec::new();
+/// The query and all conditions that terms stand for; times and offsets are compared
+/// later.
+fn conditions(
+    selection: &Selection,
+    asked: Option<Box<dyn Query>>,
+    schema: &Schema,
+) -> Result<Box<dyn Query>, TantivyError> {
+    let mut all: Vec<Box<dyn Query>> = asked.into_iter().collect();
     if let Some(key) = &selection.key {
         all.push(exact(schema.get_field(KEY_FIELD)?, &key_term(key)));
     }

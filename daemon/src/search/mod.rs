@@ -27,6 +27,7 @@ mod files;
 mod index;
 mod merge;
 mod partition;
+mod query;
 mod scan;
 mod send;
 mod token;
@@ -88,12 +89,14 @@ impl Searcher {
         stats: &Arc<ReadStats>,
     ) -> Result<SearchSummary, SearchError> {
         check(&request)?;
+        let asked = request.query.as_deref().map(query::understand).transpose()?;
         let cancelled = CancellationToken::new();
         // Workers see it when this future ends or is dropped.
         let _given_up = cancelled.clone().drop_guard();
         let time_limit = request.time_limit;
         let context = Arc::new(Context {
             request,
+            asked,
             snapshots: Arc::clone(&self.snapshots),
             reader: self.reader.clone(),
             stats: Arc::clone(stats),

@@ -17,9 +17,9 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use super::context::Context;
 use super::error::SearchError;
 use super::files::IndexFiles;
-use super::index::{self, Found, Job};
-use super::scan;
+use super::index::{self, Found, Job, Searched};
 use super::types::{Hit, NoteKind, Order};
+use super::{query, scan};
 use crate::archive::{IndexLevel, Toc};
 use crate::catalog::{ArchiveEntry, Snapshot};
 use crate::error::{Classify, ErrorKind};
@@ -176,6 +176,7 @@ async fn search(
 ) -> Result<Vec<Found>, SearchError> {
     let job = Job {
         selection: context.request.selection.clone(),
+        asked: context.asked.clone(),
         bounds,
         order: context.request.order,
         limit: context.request.limit as usize,
@@ -187,9 +188,14 @@ async fn search(
         note_undecodable(context, archive, archive.summary.unindexed);
         return Ok(Vec::new());
     }
+    let level = archive.summary.index_level;
+    if let Some(why) = job.asked.as_ref().and_then(|asked| query::refusal(asked, level)) {
+        not_searchable(context, archive, &why);
+        return Ok(Vec::new());
+    }
     let _memory = context.charge(archive.summary.index_bytes).await;
     let toc = context.reader.toc(archive, &context.stats).await?;
-    if archive.summary.index_level == IndexLevel::None {
+    if level == IndexLevel::None {
         context.count(|counts| counts.scanned += 1);
         let (found, undecodable) = scan::scan(context, archive, &toc, &job, None).await?;
         note_undecodable(context, archive, undecodable);
@@ -227,6 +233,13 @@ async fn may_hold_key(
     }
 }
 
+fn not_searchable(context: &Context, archive: &ArchiveEntry, why: &str) {
+    context.count(|counts| counts.not_searchable += 1);
+    let level = archive.summary.index_level;
+    let message = format!("its index (level {level}) cannot answer the query: {why}");
+    context.note_archive(NoteKind::NotSearchable, archive, message);
+}
+
 fn note_undecodable(context: &Context, archive: &ArchiveEntry, batches: u32) {
     if batches > 0 {
         let message = format!("{batches} of its batches do not decode and cannot be searched");
@@ -245,7 +258,17 @@ async fn by_index(
     let (asked, token) = (files.clone(), cancelled.clone());
     let searched = tokio::task::spawn_blocking(move || index::search(&asked, &job, &token)).await;
     match searched.map_err(|died| context.died(archive, &died))? {
-        Ok(found) => Ok(found),
+        Ok(Searched::Found(found, skipped)) => {
+            if skipped > 0 {
+                let message = format!("{skipped} of its values are too much for an index");
+                context.note_archive(NoteKind::Unindexed, archive, message);
+            }
+            Ok(found)
+        }
+        Ok(Searched::NotSearchable(why)) => {
+            not_searchable(context, archive, &why);
+            Ok(Vec::new())
+        }
         Err(_) if cancelled.is_cancelled() => Err(SearchError::Cancelled),
         Err(source) => Err(match files.take_failure() {
             Some(failure) => failure.into(),

@@ -43,8 +43,8 @@ pub(super) struct Place {
 
 /// What tells one search from another, the page aside.
 fn digest(request: &SearchRequest) -> [u8; 8] {
-    let SearchRequest { scope, selection, order, .. } = request;
-    let hash = blake3::hash(format!("{scope:?}{selection:?}{order:?}").as_bytes());
+    let SearchRequest { scope, selection, query, order, .. } = request;
+    let hash = blake3::hash(format!("{scope:?}{selection:?}{query:?}{order:?}").as_bytes());
     let mut digest = [0; 8];
     digest.copy_from_slice(&hash.as_bytes()[..8]);
     digest

@@ -56,6 +56,9 @@ pub struct SearchRequest {
     pub scope: Scope,
     /// For what.
     pub selection: Selection,
+    /// And for what in values, in Tantivy's language: `value.city:Berlin`. Archives whose
+    /// index does not know values cannot answer it, and are noted.
+    pub query: Option<String>,
     /// Which first.
     pub order: Order,
     /// How many, at most [`LIMIT_MAX`].
@@ -116,6 +119,10 @@ pub enum NoteKind {
     Unreadable,
     /// Batches that do not decode: nobody can search them.
     Undecodable,
+    /// An archive whose index cannot answer the query.
+    NotSearchable,
+    /// Values too long to be indexed, where a query asks for values.
+    Unindexed,
     /// A declared gap: no archive holds these offsets.
     Gap,
     /// The manifest that the page was pinned to is gone; the search went on by
@@ -128,7 +135,7 @@ impl NoteKind {
     #[must_use]
     pub const fn is_lack(self) -> bool {
         match self {
-            Self::Unreadable | Self::Undecodable => true,
+            Self::Unreadable | Self::Undecodable | Self::NotSearchable | Self::Unindexed => true,
             // What was never archived is no lack of the search; both are told.
             Self::Gap | Self::GenerationGone => false,
         }
@@ -140,6 +147,8 @@ impl NoteKind {
         match self {
             Self::Unreadable => "unreadable",
             Self::Undecodable => "undecodable",
+            Self::NotSearchable => "not-searchable",
+            Self::Unindexed => "unindexed",
             Self::Gap => "gap",
             Self::GenerationGone => "generation-gone",
         }
@@ -190,6 +199,8 @@ pub struct ArchiveCounts {
     pub scanned: u64,
     /// That could not be read.
     pub unreadable: u64,
+    /// Whose index cannot answer the query.
+    pub not_searchable: u64,
 }
 
 /// The end of an answer.

@@ -20,7 +20,7 @@ use tantivy::indexer::merge_filtered_segments;
 use tantivy::{Index, Segment, SegmentReader};
 
 use super::directory::ScratchDirectory;
-use super::{IndexFile, KEY_FIELD, SEGMENTS_FULL, meta_json, refused, segment_id};
+use super::{IndexFile, KEY_FIELD, SEGMENTS_FULL, meta_json, refused, segment_id, skipped_values};
 use crate::archive::chunk::truncate;
 use crate::archive::error::ArchiveError;
 use crate::archive::keys::KeyFilterBuilder;
@@ -88,6 +88,7 @@ pub(in crate::archive) fn join(
     fs::create_dir(folder).map_err(ArchiveError::io("create", folder))?;
     let mut parts = Vec::new();
     let mut first: Option<Index> = None;
+    let mut skipped = 0;
     for (number, source) in sources.iter().enumerate() {
         let (index, directory) = open(&folder.join(format!("{number}")), source)?;
         let like = first.get_or_insert_with(|| index.clone());
@@ -95,8 +96,9 @@ pub(in crate::archive) fn join(
             let (why, left) = ("their indexes hold different fields", number.saturating_sub(1));
             return Err(ArchiveError::Unmergeable { why, left });
         }
-        let segments =
-            index.searchable_segments().map_err(|error| refused("list", &directory, error))?;
+        let listed = |error| refused("list", &directory, error);
+        skipped += skipped_values(index.load_metas().map_err(listed)?.payload.as_deref());
+        let segments = index.searchable_segments().map_err(listed)?;
         parts.extend(segments.into_iter().map(|segment| {
             let id = segment.id().uuid_string();
             let of = source.files.iter().filter(|(name, _)| name.starts_with(&id));
@@ -126,7 +128,8 @@ pub(in crate::archive) fn join(
         files.extend(written.into_iter().map(Joined::Written));
     }
     let path = folder.join("meta.json");
-    fs::write(&path, meta_json(&like, &segments)?).map_err(ArchiveError::io("write", &path))?;
+    fs::write(&path, meta_json(&like, &segments, skipped)?)
+        .map_err(ArchiveError::io("write", &path))?;
     files.push(Joined::Written(IndexFile { name: "meta.json".to_owned(), path }));
     files.sort_by(|a, b| a.name().cmp(b.name()));
     Ok((files, keys.finish()))

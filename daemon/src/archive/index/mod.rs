@@ -10,7 +10,8 @@
 //!
 //! ```text
 //!  segment id = first 16 bytes of BLAKE3 over
-//!    "tierd index segment 1" | topic length u32, topic | partition i32 | incarnation u32
+//!    "tierd index segment 1" | the level's name, where it is a full one
+//!    | topic length u32, topic | partition i32 | incarnation u32
 //!    | for every batch so far: base i64, last i64, first offset indexed i64, CRC-32C u32
 //!    | number of the segment u32                                    integers little-endian
 //! ```
@@ -26,19 +27,21 @@ use std::path::{Path, PathBuf};
 
 use tantivy::index::SegmentId;
 use tantivy::indexer::{AddOperation, SegmentWriter};
+use tantivy::schema::Schema;
 use tantivy::store::Compressor;
 use tantivy::{Index, IndexMeta, IndexSettings, SegmentMeta, TantivyError};
 
 use self::directory::ScratchDirectory;
 use self::document::{Fields, RecordDocument};
-use super::ArchiveIdentity;
 use super::error::ArchiveError;
 use super::keys::KeyFilterBuilder;
+use super::{ArchiveIdentity, IndexLevel, ValueIndex};
 use crate::record::{CanonicalRecord, Entries};
 
 pub use document::{
     HEADER_FIELD, KEY_FIELD, OFFSET_FIELD, PRODUCER_FIELD, TERM_BYTES_MAX, TERM_PREFIX_BYTES,
-    TIMESTAMP_FIELD, header_name_prefix, header_term, key_term,
+    TIMESTAMP_FIELD, VALUE_FIELD, WORD_BYTES_MAX, header_name_prefix, header_term, key_term,
+    time_of, tokenizers,
 };
 
 pub(super) use merge::{Joined, Source, join};
@@ -71,6 +74,8 @@ pub(super) struct IndexBuilder {
     segments: Vec<Segment>,
     content: blake3::Hasher,
     keys: KeyFilterBuilder,
+    /// Values that were too long, or JSON too large to be read.
+    skipped_values: u64,
 }
 
 /// A finished segment.
@@ -102,21 +107,29 @@ impl std::fmt::Debug for IndexBuilder {
 
 impl IndexBuilder {
     /// Begins an index in the new folder `folder`.
-    pub(super) fn create(folder: &Path, identity: &ArchiveIdentity) -> Result<Self, ArchiveError> {
+    pub(super) fn create(
+        folder: &Path,
+        identity: &ArchiveIdentity,
+        values: Option<ValueIndex>,
+    ) -> Result<Self, ArchiveError> {
         fs::create_dir(folder).map_err(ArchiveError::io("create", folder))?;
         let directory = ScratchDirectory::new(folder);
-        let (schema, fields) = Fields::schema();
+        let (schema, fields) = Fields::schema(values);
         let settings = IndexSettings {
             docstore_compression: Compressor::None,
             docstore_compress_dedicated_thread: false,
             docstore_blocksize: STORE_BLOCK_BYTES,
             ..IndexSettings::default()
         };
-        let index = Index::create(directory.clone(), schema, settings)
+        let mut index = Index::create(directory.clone(), schema, settings)
             .map_err(|error| refused("create", &directory, error))?;
+        index.set_tokenizers(tokenizers());
         let topic = identity.tp.topic().as_str();
         let mut content = blake3::Hasher::new();
         content.update(b"tierd index segment 1");
+        if let Some(values) = values {
+            content.update(IndexLevel::Full(values).as_str().as_bytes());
+        }
         content.update(&(topic.len() as u32).to_le_bytes());
         content.update(topic.as_bytes());
         content.update(&identity.tp.partition().to_le_bytes());
@@ -130,6 +143,7 @@ impl IndexBuilder {
             segments: Vec::new(),
             content,
             keys: KeyFilterBuilder::new(),
+            skipped_values: 0,
         })
     }
 
@@ -154,12 +168,13 @@ impl IndexBuilder {
             if entry.offset < from {
                 continue;
             }
-            if let Some(key) = entry.key {
-                self.keys.add(key);
-            }
             let timestamp = batch.effective_timestamp(entry.timestamp);
             let producer_id = batch.header().producer_id;
             let document = RecordDocument::new(self.fields, &entry, timestamp, producer_id);
+            self.skipped_values += u64::from(document.is_skipped());
+            if let Some(key) = entry.key {
+                self.keys.add(key);
+            }
             term_bytes += document.term_bytes();
             documents += 1;
             let operation = AddOperation { opstamp: 0, document };
@@ -205,7 +220,7 @@ impl IndexBuilder {
     fn write_meta(&self) -> Result<IndexFile, ArchiveError> {
         let segments: Vec<_> =
             self.segments.iter().map(|segment| (segment.id, segment.documents)).collect();
-        let json = meta_json(&self.index, &segments)?;
+        let json = meta_json(&self.index, &segments, self.skipped_values)?;
         let path = self.folder.join("meta.json");
         fs::write(&path, json).map_err(ArchiveError::io("write", &path))?;
         Ok(IndexFile { name: "meta.json".to_owned(), path })
@@ -247,13 +262,19 @@ impl IndexBuilder {
     }
 }
 
-/// The file `meta.json` that lists `segments`, with the fields and settings of `like`.
-fn meta_json(like: &Index, segments: &[(SegmentId, u32)]) -> Result<Vec<u8>, ArchiveError> {
+/// The file `meta.json` that lists `segments`, with the fields and settings of `like`,
+/// and tells how many values are not in the index.
+fn meta_json(
+    like: &Index,
+    segments: &[(SegmentId, u32)],
+    skipped_values: u64,
+) -> Result<Vec<u8>, ArchiveError> {
     let segments: Vec<SegmentMeta> =
         segments.iter().map(|(id, documents)| like.new_segment_meta(*id, *documents)).collect();
     let meta = IndexMeta {
         index_settings: like.settings().clone(),
         segments,
+        payload: skipped_payload(skipped_values),
         ..IndexMeta::with_schema(like.schema())
     };
     let described = serde_json::to_vec_pretty(&meta);
@@ -263,6 +284,28 @@ fn meta_json(like: &Index, segments: &[(SegmentId, u32)]) -> Result<Vec<u8>, Arc
     })?;
     json.push(b'\n');
     Ok(json)
+}
+
+/// The fields of an index of `level`; none has none.
+#[must_use]
+pub fn index_schema(level: IndexLevel) -> Option<Schema> {
+    match level {
+        IndexLevel::None => None,
+        IndexLevel::Keys => Some(Fields::schema(None).0),
+        IndexLevel::Full(values) => Some(Fields::schema(Some(values)).0),
+    }
+}
+
+/// What the payload of an index says of values that are not in it: nothing, or their
+/// number in front of a space and words for people.
+fn skipped_payload(count: u64) -> Option<String> {
+    (count > 0).then(|| format!("{count} values were too much to be indexed"))
+}
+
+/// The number of values that an index lacks, by its payload.
+#[must_use]
+pub fn skipped_values(payload: Option<&str>) -> u64 {
+    payload.and_then(|told| told.split(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
 /// The name that the files of segment `number` have until its content is known.

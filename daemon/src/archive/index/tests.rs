@@ -16,7 +16,8 @@ fn identity() -> ArchiveIdentity {
 /// Builds an index of `batches`, served from `from` on, and lays its files in `folder`.
 fn build(folder: &Path, batches: &[CanonicalRecord], mut from: i64) -> Vec<(String, Vec<u8>)> {
     let scratch = tempfile::tempdir().unwrap();
-    let mut builder = IndexBuilder::create(&scratch.path().join("index"), &identity()).unwrap();
+    let mut builder =
+        IndexBuilder::create(&scratch.path().join("index"), &identity(), None).unwrap();
     for batch in batches {
         builder.add(batch, batch.entries().unwrap(), from, 7).unwrap();
         from = batch.range().end();
@@ -144,7 +145,8 @@ fn the_same_batches_give_the_same_files_and_others_give_other_names() {
 #[test]
 fn memory_used_up_begins_a_segment_at_the_next_batch() {
     let scratch = tempfile::tempdir().unwrap();
-    let mut builder = IndexBuilder::create(&scratch.path().join("index"), &identity()).unwrap();
+    let mut builder =
+        IndexBuilder::create(&scratch.path().join("index"), &identity(), None).unwrap();
     // 1000 keys of 1000 bytes a batch: about 50 batches fill a segment.
     let batch = |n: i64| {
         let entries = (n * 1000..(n + 1) * 1000)
@@ -177,7 +179,7 @@ fn memory_used_up_begins_a_segment_at_the_next_batch() {
 fn a_full_disk_is_told_as_one() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = scratch.path().join("index");
-    let mut builder = IndexBuilder::create(&folder, &identity()).unwrap();
+    let mut builder = IndexBuilder::create(&folder, &identity(), None).unwrap();
     // The folder vanishes underneath: every write from now on fails.
     fs::remove_dir(&folder).unwrap();
     let batch = data(0, 1);

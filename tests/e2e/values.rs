@@ -1,0 +1,445 @@
+//! Queries over values against brute force, and what becomes of values and queries
+//! that no index can hold or answer.
+
+use std::sync::Arc;
+
+use object_store::memory::InMemory;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::Value;
+use tierd::archive::IndexLevel;
+use tierd::record::{BatchHeader, CanonicalRecord, CanonicalRecordEntry, Selection, TopicName};
+use tierd::search::{NoteKind, Order, Scope, SearchError, SearchRequest};
+use tierd_tests::world::{self, BEGAN_MS, Known, Size, World};
+
+use crate::search::{Answer, ask};
+
+async fn world_of(level: &str, archives: usize, records: usize) -> World {
+    let partitions = vec![("orders", 0, archives)];
+    let size = Size { partitions, records, one_without_index_in: 1 };
+    World::indexed(Arc::new(InMemory::new()), 6, &size, level.parse().unwrap()).await
+}
+
+fn asking(query: &str) -> SearchRequest {
+    let topic = Some(TopicName::new("orders").unwrap());
+    let scope = Scope { topic, partition: Some(0), incarnation: None };
+    let query = Some(query.to_owned());
+    SearchRequest { scope, query, limit: 10_000, ..SearchRequest::default() }
+}
+
+async fn answer(world: &World, query: &str) -> Answer {
+    ask(&world.searcher(), asking(query)).await.unwrap()
+}
+
+fn offsets(answer: &Answer) -> Vec<i64> {
+    answer.hits.iter().map(|hit| hit.2).collect()
+}
+
+/// The words of a text: runs of letters and digits, in lower case.
+fn words(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(str::to_lowercase).collect()
+}
+
+fn text_of(known: &Known) -> Option<&str> {
+    known.entry.value.as_deref().and_then(|value| std::str::from_utf8(value).ok())
+}
+
+fn json_of(known: &Known) -> Value {
+    text_of(known).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// What a query means, said without Tantivy.
+type Wanted = Box<dyn Fn(&Known) -> bool>;
+
+/// A random query over JSON, and what it means.
+fn json_query(rng: &mut StdRng) -> (String, Wanted) {
+    let word = world::WORDS[rng.random_range(0..world::WORDS.len())];
+    let city = world::CITIES[rng.random_range(0..world::CITIES.len())];
+    let other = world::CITIES[rng.random_range(0..world::CITIES.len())];
+    let amount = rng.random_range(-60..510);
+    let day = rng.random_range(1..32);
+    let amount_of = |known: &Known| json_of(known)["amount"].as_i64();
+    let price_of = |known: &Known| json_of(known)["price"].as_f64();
+    let note_of = |known: &Known| words(json_of(known)["note"].as_str().unwrap_or_default());
+    match rng.random_range(0..12) {
+        0 => (
+            format!("value.city:\"{city}\""),
+            Box::new(move |known| json_of(known)["city"] == city),
+        ),
+        1 => (
+            format!("value.amount:>{amount}"),
+            Box::new(move |known| amount_of(known).is_some_and(|n| n > amount)),
+        ),
+        2 => (
+            format!("value.amount:[{amount} TO {}}}", amount + 40),
+            Box::new(move |k| amount_of(k).is_some_and(|n| (amount..amount + 40).contains(&n))),
+        ),
+        3 => (
+            format!("value.note:{}", word.to_uppercase()),
+            Box::new(move |known| note_of(known).iter().any(|one| one == word)),
+        ),
+        4 => (
+            format!("NOT value.city:\"{city}\""),
+            Box::new(move |known| json_of(known)["city"] != city),
+        ),
+        5 => (
+            format!("value.city: IN [\"{city}\" \"{other}\"]"),
+            Box::new(move |known| {
+                let of = &json_of(known)["city"];
+                *of == city || *of == other
+            }),
+        ),
+        6 => (
+            format!("value.price:[{amount} TO {}.5]", amount + 30),
+            Box::new(move |known| {
+                let (from, to) = (f64::from(amount as i32), f64::from(amount as i32 + 30) + 0.5);
+                price_of(known).is_some_and(|n| from <= n && n <= to)
+            }),
+        ),
+        7 => (
+            format!("value.at:[2024-03-{day:02}T00:00:00Z TO 2024-03-{day:02}T11:30:00+00:00]"),
+            Box::new(move |known| {
+                let at = json_of(known)["at"].as_str().unwrap_or_default().to_owned();
+                at.starts_with(&format!("2024-03-{day:02}T")) && at[11..13] < *"12"
+            }),
+        ),
+        8 => (
+            format!("value.in.tags:{word}"),
+            Box::new(move |known| {
+                let tags = json_of(known)["in"]["tags"].as_array().cloned().unwrap_or_default();
+                tags.iter().any(|tag| tag == word)
+            }),
+        ),
+        9 => ("value.at:*".to_owned(), Box::new(|known| json_of(known)["at"].is_string())),
+        10 => (
+            format!("producer:3 AND (value.note:{word} OR value.amount:>={amount})"),
+            Box::new(move |known| {
+                known.batch.header().producer_id == 3
+                    && (note_of(known).iter().any(|one| one == word)
+                        || amount_of(known).is_some_and(|n| n >= amount))
+            }),
+        ),
+        _ => (
+            format!("value.note:{word} AND value.amount:<{amount} AND NOT value.city:Rom"),
+            Box::new(move |known| {
+                note_of(known).iter().any(|one| one == word)
+                    && amount_of(known).is_some_and(|n| n < amount)
+                    && json_of(known)["city"] != "Rom"
+            }),
+        ),
+    }
+}
+
+/// A random query over text, and what it means.
+fn text_query(rng: &mut StdRng) -> (String, Wanted) {
+    let mut word = || world::WORDS[rng.random_range(0..world::WORDS.len())];
+    let (one, other) = (word(), word());
+    let has = |known: &Known, wanted: &str| {
+        text_of(known).is_some_and(|text| words(text).iter().any(|word| word == wanted))
+    };
+    match rng.random_range(0..5) {
+        0 => (one.to_owned(), Box::new(move |known| has(known, one))),
+        1 => (
+            format!("{one} OR value:{other}"),
+            Box::new(move |known| has(known, one) || has(known, other)),
+        ),
+        2 => (
+            format!("value: IN [{one} {other}] AND NOT berlin"),
+            Box::new(move |known| (has(known, one) || has(known, other)) && !has(known, "berlin")),
+        ),
+        3 => (format!("-{one}"), Box::new(move |known| !has(known, one))),
+        _ => (
+            format!("\"{one} {other}\""),
+            Box::new(move |known| {
+                text_of(known).is_some_and(|text| {
+                    words(text).windows(2).any(|pair| pair[0] == one && pair[1] == other)
+                })
+            }),
+        ),
+    }
+}
+
+/// A random query over text cut at white space, or not at all.
+fn uncut_query(rng: &mut StdRng, raw: bool) -> (String, Wanted) {
+    let amount = rng.random_range(-50..500);
+    let word = world::WORDS[rng.random_range(0..world::WORDS.len())];
+    if raw {
+        // Values that nothing else is; the empty one is a word too.
+        let wanted = format!("{word} {amount}");
+        return (format!("value:\"{wanted}\""), Box::new(move |k| text_of(k) == Some(&wanted)));
+    }
+    let has = move |known: &Known| {
+        text_of(known).is_some_and(|text| text.split_whitespace().any(|one| one == word))
+    };
+    (format!("value:{word}"), Box::new(has))
+}
+
+/// A kind of query, and what makes one with what it must find.
+type Kind = (&'static str, fn(&mut StdRng) -> (String, Wanted));
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_over_values_equal_brute_force() {
+    let long = std::env::var_os("TIERD_TEST_SEARCH").is_some();
+    let (archives, records, count) = if long { (50, 5_000, 1_000) } else { (3, 400, 60) };
+    let kinds: [Kind; 4] = [
+        ("full:json", json_query),
+        ("full:text", text_query),
+        ("full:text:whitespace", |rng| uncut_query(rng, false)),
+        ("full:text:raw", |rng| uncut_query(rng, true)),
+    ];
+    for (level, query) in kinds {
+        let world = world_of(level, archives, records).await;
+        let searcher = world.searcher();
+        let mut rng = StdRng::seed_from_u64(11);
+        let mut hits = 0;
+        for _ in 0..count {
+            let (text, means) = query(&mut rng);
+            let oldest = rng.random_bool(0.5);
+            let order = if oldest { Order::Oldest } else { Order::Newest };
+            let request = SearchRequest { order, ..asking(&text) };
+            let answer = ask(&searcher, request).await.unwrap();
+            assert!(answer.notes.is_empty() && answer.summary.complete, "{:?}", answer.notes);
+            let mut wanted: Vec<i64> = world.logs[0]
+                .records
+                .iter()
+                .filter(|known| means(known))
+                .map(|known| known.entry.offset)
+                .collect();
+            if !oldest {
+                wanted.reverse();
+            }
+            wanted.truncate(10_000);
+            assert_eq!(offsets(&answer), wanted, "{level} {text}");
+            hits += wanted.len();
+        }
+        println!("{level}: {count} queries, {hits} hits");
+        assert!(hits > count || level.ends_with("raw"), "{level}: {hits}");
+    }
+}
+
+#[tokio::test]
+async fn a_query_and_conditions_hold_together_and_a_page_goes_on_for_its_query_only() {
+    let world = world_of("full:json", 3, 300).await;
+    let searcher = world.searcher();
+    let prefix = bytes::Bytes::from_static(b"c-000");
+    let selection = Selection { key_prefix: Some(prefix.clone()), ..Selection::default() };
+    let all = SearchRequest { selection, ..asking("value.amount:>100") };
+    let whole = ask(&searcher, all.clone()).await.unwrap();
+    let wanted = |known: &&Known| {
+        known.entry.key.as_ref().is_some_and(|key| key.starts_with(&prefix))
+            && json_of(known)["amount"].as_i64().is_some_and(|amount| amount > 100)
+    };
+    let wanted = world.logs[0].records.iter().rev().filter(wanted);
+    let wanted: Vec<i64> = wanted.map(|known| known.entry.offset).collect();
+    assert!(wanted.len() > 4);
+    assert_eq!(offsets(&whole), wanted);
+    let first = ask(&searcher, SearchRequest { limit: 2, ..all.clone() }).await.unwrap();
+    let page = first.summary.next_page.clone();
+    let rest = ask(&searcher, SearchRequest { page: page.clone(), ..all.clone() }).await.unwrap();
+    assert_eq!([offsets(&first), offsets(&rest)].concat(), wanted);
+    let other = SearchRequest { page, query: Some("value.amount:>101".to_owned()), ..all };
+    let error = ask(&searcher, other).await.unwrap_err();
+    assert!(matches!(error, SearchError::Invalid(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_archive_that_cannot_answer_a_query_is_named() {
+    let world = world_of("keys", 3, 100).await;
+    let tp = world::tp("orders", 0);
+    let base = world.catalog.load(&tp, None).await.unwrap().unwrap();
+    let next = base.archived_through();
+    let level: IndexLevel = "full:json".parse().unwrap();
+    let more = of_values(next, &[r#"{"city":"Berlin"}"#.as_bytes()]);
+    world.commit(&tp, Some(base), &[more], level).await;
+    let answered = answer(&world, "value.city:Berlin").await;
+    assert_eq!(offsets(&answered), [next]);
+    assert!(!answered.summary.complete);
+    let archives = answered.summary.archives;
+    assert_eq!((archives.not_searchable, archives.searched), (3, 1));
+    assert_eq!(answered.notes.len(), 3);
+    for note in &answered.notes {
+        assert_eq!(note.kind, NoteKind::NotSearchable);
+        assert!(note.object.is_some() && note.message.contains("level keys"), "{note:?}");
+    }
+    // What every index knows can be asked for in the same language.
+    let answered = answer(&world, "producer:3 AND offset:[0 TO 200]").await;
+    let wanted =
+        |known: &&Known| known.batch.header().producer_id == 3 && known.entry.offset <= 200;
+    let wanted = world.logs[0].records.iter().rev().filter(wanted);
+    let wanted: Vec<i64> = wanted.map(|known| known.entry.offset).collect();
+    assert_eq!(offsets(&answered), wanted);
+    assert!(answered.summary.complete);
+}
+
+/// A batch of records with these values.
+fn of_values(base: i64, values: &[&[u8]]) -> CanonicalRecord {
+    let header = BatchHeader {
+        base_offset: base,
+        batch_length: 0,
+        partition_leader_epoch: 0,
+        crc: 0,
+        attributes: 0,
+        last_offset_delta: values.len() as i32 - 1,
+        base_timestamp: BEGAN_MS,
+        max_timestamp: BEGAN_MS,
+        producer_id: -1,
+        producer_epoch: -1,
+        base_sequence: -1,
+        record_count: 0,
+    };
+    let entry = |(number, value): (usize, &&[u8])| CanonicalRecordEntry {
+        offset: base + number as i64,
+        timestamp: BEGAN_MS,
+        attributes: 0,
+        key: None,
+        value: Some(value.to_vec().into()),
+        headers: Vec::new(),
+    };
+    let made =
+        CanonicalRecord::from_entries(header, values.iter().enumerate().map(entry).collect());
+    let wire = made.unwrap().to_kafka_batch().unwrap();
+    CanonicalRecord::from_wire(wire).unwrap()
+}
+
+/// A world of one archive with these values, from offset 0 on.
+async fn holding(level: &str, values: &[&[u8]]) -> World {
+    let world = world_of(level, 0, 0).await;
+    let batch = of_values(0, values);
+    world.commit(&world::tp("orders", 0), None, &[batch], level.parse().unwrap()).await;
+    world
+}
+
+#[tokio::test]
+async fn json_that_nobody_would_write_is_indexed_as_far_as_it_can_be_and_the_rest_is_told() {
+    let nested = |depth: usize, inner: &str| {
+        format!("{}{inner}{}", r#"{"a":"#.repeat(depth), "}".repeat(depth))
+    };
+    let digest = "0123456789abcdef".repeat(4);
+    let values = [
+        format!(r#"{{"{}":1,"ok":"long name"}}"#, "n".repeat(100_000)),
+        nested(100, "7"),
+        nested(200, "7"),
+        r#"{"ok":1e999}"#.to_owned(),
+        format!(r#"{{"ok":"{}"}}"#, "x".repeat(2 << 20)),
+        format!(r#"{{"ok":"{} end"}}"#, "y".repeat(70_000)),
+        format!(r#"{{"ok":"{digest}"}}"#),
+        r#"{"ok":[1,"two",[3.5,null],{"x":true}],"":{"":5},"a.b":6,"\u0000":8}"#.to_owned(),
+        r#"{"ok":18446744073709551615,"ok":"twice"}"#.to_owned(),
+        "[1,2]".to_owned(),
+        "17".to_owned(),
+        "{not json".to_owned(),
+        String::new(),
+        format!(
+            "{{{}}}",
+            (0..5_000).map(|n| format!("\"f{n}\":{n}")).collect::<Vec<_>>().join(",")
+        ),
+    ];
+    let values: Vec<&[u8]> = values.iter().map(String::as_bytes).collect();
+    let world = holding("full:json", &values).await;
+    let deep = format!("value{}:7", ".a".repeat(100));
+    for (query, wanted) in [
+        ("value.ok:long", vec![0]),
+        (deep.as_str(), vec![1]),
+        ("value.ok:end", vec![5]),
+        (&format!("value.ok:{digest}"), vec![6]),
+        ("value.ok:two", vec![7]),
+        ("value.ok:>3", vec![7]),
+        ("value.ok.x:true", vec![7]),
+        ("value.a.b:6", vec![7]),
+        ("value.ok:twice", vec![8]),
+        ("value.f4999:4999", vec![13]),
+    ] {
+        let answered = answer(&world, query).await;
+        assert_eq!(offsets(&answered), wanted, "{query}");
+        // Too deep, a number too large, a value too long.
+        let [note] = answered.notes.as_slice() else { panic!("{:?}", answered.notes) };
+        assert_eq!(note.kind, NoteKind::Unindexed);
+        assert!(note.message.starts_with("3 of its values"), "{note:?}");
+        assert!(!answered.summary.complete);
+    }
+    let answered = answer(&world, "offset:>=0").await;
+    assert!(answered.summary.complete && answered.hits.len() == 14, "no question about values");
+}
+
+#[tokio::test]
+async fn words_of_any_script_and_length_are_found_in_text() {
+    let long = "w".repeat(1_024);
+    let longer = "w".repeat(1_025);
+    let values = ["Straße 日本 été", &format!("a {long} b"), &format!("c {longer} d"), "e\u{0}f"];
+    let mut values: Vec<&[u8]> = values.iter().map(|value| value.as_bytes()).collect();
+    values.push(b"\xff\xfe not utf-8");
+    let world = holding("full:text", &values).await;
+    for (query, wanted) in [
+        ("STRASSE OR straße", vec![0]),
+        ("日本", vec![0]),
+        ("ÉTÉ", vec![0]),
+        (&format!("value:{long}"), vec![1]),
+        ("\"c d\"~1", vec![2]),
+        ("e AND f", vec![3]),
+        ("utf", vec![]),
+    ] {
+        assert_eq!(offsets(&answer(&world, query).await), wanted, "{query}");
+    }
+    let error = ask(&world.searcher(), asking(&longer)).await.unwrap_err();
+    assert!(error.to_string().contains("1024"), "{error}");
+}
+
+#[tokio::test]
+async fn what_only_a_column_can_refuse_is_told_and_nothing_panics() {
+    let world = holding("full:json", &[br#"{"flag":true,"n":1,"s":"x"}"#]).await;
+    for (query, told) in [
+        ("value.flag:[false TO true]", true),
+        ("value.n:[1 TO zzz]", false),
+        ("value.n:[2024-03-01T00:00:00Z TO zzz]", false),
+        ("value.n:[-5 TO 18446744073709551615]", false),
+        ("value.s:[1 TO 2.5]", false),
+        ("value.nobody:[1 TO 2]", false),
+    ] {
+        let answered = answer(&world, query).await;
+        let kinds: Vec<NoteKind> = answered.notes.iter().map(|note| note.kind).collect();
+        let expected = if told { vec![NoteKind::NotSearchable] } else { vec![] };
+        assert_eq!(kinds, expected, "{query}");
+    }
+}
+
+#[test]
+fn topics_get_their_level_by_pattern_and_are_searched_by_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let tierd = tierd_tests::process::Tierd::new(crate::TIERD, folder.path());
+    let wal = tierd_tests::fixture::wal();
+    let wal = wal.to_str().unwrap();
+    let run = ["run", "--once", "--offline", "--wal-dir", wal];
+    let _ = tierd.run(&[&run[..], &["--index", "orders=full:text,*=keys"]].concat()).ok();
+    let refused = tierd.run(&[&run[..], &["--index", "orders=all"]].concat());
+    assert!(refused.code == 2 && refused.stderr.contains("full:json"), "{refused:?}");
+    let all = tierd.run(&["fetch", "orders", "0", "--offset", "0"]).ok();
+    let all: Vec<Value> =
+        all.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut by_word: std::collections::BTreeMap<String, Vec<Value>> = Default::default();
+    for line in &all {
+        let mut of = line["value"].as_str().map(words).unwrap_or_default();
+        of.sort();
+        of.dedup();
+        for word in of {
+            by_word.entry(word).or_default().push(line.clone());
+        }
+    }
+    let daemon = tierd.serve(&[]);
+    let mut searched = 0;
+    for (word, wanted) in by_word.iter().filter(|(word, _)| word.len() > 3).step_by(97).take(5) {
+        let query = format!("value:\"{word}\"");
+        let search =
+            ["search", "orders", "0", "--query", &query, "--order", "oldest", "--limit", "0"];
+        let through = [&search[..], &["--endpoint", &daemon.address]].concat();
+        for found in [tierd.run(&search).ok(), tierd.run(&through).ok()] {
+            let found: Vec<Value> =
+                found.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            assert_eq!(found, *wanted, "{word}");
+        }
+        searched += 1;
+    }
+    assert!(searched > 2, "{} words", by_word.len());
+    let refused = tierd.run(&["search", "orders", "--query", "/x/", "--endpoint", &daemon.address]);
+    assert!(refused.code == 2 && refused.stderr.contains("regular expression"), "{refused:?}");
+}
