@@ -13,7 +13,7 @@
 //! ```
 //!
 //! What is found is exact: the same that looking at every served record would find
-//! ([`Selection`] is that look). What could not be looked
+//! ([`Selection`](crate::record::Selection) is that look). What could not be looked
 //! at is told in [`Note`]s as it shows, and the [`SearchSummary`] says whether there
 //! was any. Not searched: control records, batches beneath the served log, what is
 //! not archived yet (the summary tells where that begins). Aborted transactions are

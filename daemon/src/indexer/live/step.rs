@@ -49,7 +49,7 @@ struct Planned {
 
 impl LiveIndexer {
     /// Archives what is ready in one partition, as the last [`Self::look`] saw it.
-    /// At most [`PARTITIONS_AT_ONCE`] steps work at a time, the others queue.
+    /// At most [`PARTITIONS_AT_ONCE`](crate::indexer::PARTITIONS_AT_ONCE) steps work at a time, the others queue.
     pub async fn step(&self, tp: &TopicPartition) -> (PartitionReport, Progress) {
         let mut report = PartitionReport::new(tp.clone());
         let Ok(_permit) = self.permits.acquire().await else { return (report, Progress::Idle) };
