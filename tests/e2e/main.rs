@@ -21,6 +21,7 @@ mod operations;
 mod oracle;
 mod outage;
 mod pipeline;
+mod rebuild;
 mod reclaim;
 mod record_codec;
 mod release;

@@ -1,7 +1,7 @@
 //! Random histories of a WAL against a log that answers by brute force: what is
 //! served, what is a gap, where every answer begins and ends, which transactions were
 //! aborted, what a read_committed consumer sees of it all, and what is found by time
-//! and by leader epoch.
+//! and by leader epoch. Now and then manifests are lost, and the catalog is rebuilt.
 
 mod consumer;
 mod history;
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tierd::archive::ArchiveOptions;
@@ -30,7 +31,8 @@ use tierd::fetch::{
 use tierd::indexer::{Indexer, LiveIndexer};
 use tierd::read::{ArchiveReader, ReadOptions, ReadStats};
 use tierd::record::{OffsetRange, TopicName, TopicPartition};
-use tierd::store::Store;
+use tierd::store::{ObjectKey, Store, keys};
+use tierd::upkeep::Rebuild;
 use tierd::wal::{WalDir, WalFormat};
 use tierd_tests::compacting::merge_all;
 
@@ -319,6 +321,33 @@ impl Bench {
     }
 }
 
+/// Loses the newest manifest or all of them, and rebuilds the catalog from what is
+/// left. Where a gap ends the log, nothing but the last manifest knew of it.
+async fn lose_and_rebuild(bench: &Bench, store: &Store, lives: usize, random: &mut StdRng) {
+    if bench.log.gaps.contains(&(bench.log.through - 1)) {
+        return;
+    }
+    let (catalog, tp) = (&bench.rooms.catalog, &bench.tp);
+    let life = lives as u32;
+    let newest = catalog.load(tp, Some(life)).await.unwrap().unwrap();
+    let all = random.random_bool(0.5);
+    let mut listed = Box::pin(store.list(&keys::manifest_folder(newest.of())));
+    while let Some(object) = listed.try_next().await.unwrap() {
+        let key = ObjectKey::decode(&object.name).unwrap();
+        let ObjectKey::Manifest { number, .. } = key else { panic!("{key}") };
+        if all || number == newest.number() {
+            store.delete(&key).await.unwrap();
+        }
+    }
+    // As after a restart: nothing is remembered of what is lost.
+    let config = Config { writer_id: Some("w".to_owned()), ..Config::default() };
+    let rooms = Rooms::over(store.clone(), &config).unwrap();
+    let mut rebuild = Rebuild::new(store.clone(), rooms.catalog, rooms.reader);
+    let rebuilt = rebuild.confirm(tp, life, true).await.unwrap();
+    assert_eq!(rebuilt.archived_through, bench.log.through, "{rebuilt:?}");
+    assert!(rebuilt.gaps.is_empty() || !bench.log.gaps.is_empty(), "{rebuilt:?}");
+}
+
 /// A process that has just started beside a stopped broker's WAL.
 fn indexer(rooms: &Rooms, folder: &Path) -> Arc<LiveIndexer> {
     let format = WalFormat::Chronik;
@@ -348,6 +377,7 @@ async fn history(seed: u64) {
     let mut broker = Broker::new(&mut random);
     let rooms = Rooms::over(store.clone(), &config).unwrap();
     let mut bench = Bench { rooms, tp, incarnation: None, log: Log::default(), random };
+    let mut losses = StdRng::seed_from_u64(seed ^ 0x10_55);
     let mut earlier = Vec::new();
     let (mut archived, mut releasable) = (0, 0);
     for run in 0..bench.random.random_range(1..5) {
@@ -376,6 +406,9 @@ async fn history(seed: u64) {
         (archived, releasable) = (told.archived_through, told.releasable_through);
         broker.delete(&wal, &told.releasable, &mut bench.random);
 
+        if losses.random_bool(0.3) {
+            lose_and_rebuild(&bench, &store, earlier.len(), &mut losses).await;
+        }
         // A process that knows nothing: caches of an older state would be in the way.
         bench.rooms = Rooms::over(store.clone(), &config).unwrap();
         let snapshot = bench.rooms.fetcher.snapshot(&bench.tp, None).await.unwrap().unwrap();

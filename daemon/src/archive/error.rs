@@ -109,7 +109,8 @@ impl Classify for ArchiveError {
 
 impl ArchiveError {
     /// The bytes of `part` are wrong.
-    pub(super) fn corrupt(part: impl Into<String>, why: impl Into<String>) -> Self {
+    #[must_use]
+    pub fn corrupt(part: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Corrupt { part: part.into(), why: why.into() }
     }
 

@@ -5,7 +5,7 @@
 //! Closing comes before deleting: once `closed/{block}` exists no reader looks for
 //! a manifest in that block and a create in it is void, so its manifests can go in
 //! any order and a crash between leaves nothing wrong. Blocks close ascending, and
-//! only once the block behind is full.
+//! only once the block behind is full; else only to begin a partition anew (`remains`).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -108,12 +108,22 @@ impl Catalog {
         let snapshot = newest.snapshot();
         let mut open = self.first_open(snapshot.of()).await?;
         while open < closable(snapshot.number(), before) {
-            let key = ObjectKey::Closed { of: snapshot.of().clone(), block: block_of(open) };
-            // Who else created it meant the same.
-            self.store.create(&key, bytes::Bytes::new()).await?;
+            self.close_block(snapshot.of(), block_of(open)).await?;
             open += BLOCK;
         }
         Ok(open)
+    }
+
+    /// Closes one block, where all before it are closed.
+    pub(super) async fn close_block(
+        &self,
+        of: &PartitionKey,
+        block: u64,
+    ) -> Result<(), CatalogError> {
+        let key = ObjectKey::Closed { of: of.clone(), block };
+        // Who else created it meant the same.
+        self.store.create(&key, bytes::Bytes::new()).await?;
+        Ok(())
     }
 }
 

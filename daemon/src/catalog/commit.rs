@@ -100,15 +100,27 @@ impl Catalog {
         self.check_landed(&edit.add).await?;
 
         let (manifest, open, made, side) = self.build(&of, number, base.as_deref(), edit).await?;
-        let bytes =
-            manifest.encode().map_err(|error| CatalogError::defect(&of, &error.to_string()))?;
+        self.publish(manifest, open, made, side).await
+    }
+
+    /// Writes what `manifest` needs, and then creates it: on return it is committed.
+    pub(super) async fn publish(
+        &self,
+        manifest: Manifest,
+        open: Vec<OpenTransaction>,
+        made: Vec<Made>,
+        side: Option<(ObjectKey, Bytes)>,
+    ) -> Result<Committed, CatalogError> {
+        let bytes = manifest
+            .encode()
+            .map_err(|error| CatalogError::defect(&manifest.of, &error.to_string()))?;
         self.upload(&made, side).await?;
         self.create(&manifest, &bytes).await?;
 
         for page in made {
             self.pages.keep(&page.at, page.page);
         }
-        self.remember_epoch(&of, manifest.writer_epoch);
+        self.remember_epoch(&manifest.of, manifest.writer_epoch);
         let digest = *blake3::hash(&bytes).as_bytes();
         let snapshot = Snapshot::new(manifest, digest, open, self.pages.clone());
         Ok(Committed { snapshot: Arc::new(snapshot) })

@@ -23,10 +23,11 @@
 use std::collections::HashSet;
 
 use bytes::{BufMut, Bytes};
+use futures::TryStreamExt;
 
 use crate::error::{Classify, ErrorKind};
 use crate::record::TopicPartition;
-use crate::store::{ObjectKey, WriterId};
+use crate::store::{ObjectKey, WriterId, keys};
 
 use super::Catalog;
 use super::codec::{self, FormatError, Reader};
@@ -198,6 +199,40 @@ impl Catalog {
         ledger: &Ledger,
     ) -> Result<(), CatalogError> {
         Ok(self.store.put(&self.ledger_key(tp), ledger.encode(tp, &self.writer)).await?)
+    }
+
+    /// How far the writer that went farthest let its broker delete of a life of `tp`,
+    /// and which writer. Lists what all writers keep; a ledger that cannot be read tells
+    /// nothing.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn released(
+        &self,
+        tp: &TopicPartition,
+        incarnation: u32,
+    ) -> Result<Option<(WriterId, i64)>, CatalogError> {
+        let mut farthest: Option<(WriterId, i64)> = None;
+        let mut listed = Box::pin(self.store.list(&keys::writers_folder(&self.cluster)));
+        while let Some(object) = listed.try_next().await? {
+            let Ok(key) = ObjectKey::decode(&object.name) else { continue };
+            let ObjectKey::Ledger { writer, tp: of, .. } = &key else { continue };
+            if of != tp {
+                continue;
+            }
+            let bytes = match self.store.get(&key, LEDGER_BYTES_MAX).await {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let Ok(ledger) = Ledger::decode(&bytes, tp, writer) else { continue };
+            let through = ledger.releasable_through;
+            let before = farthest.as_ref().map_or(0, |(_, through)| *through);
+            if ledger.incarnation == incarnation && through > before {
+                farthest = Some((writer.clone(), through));
+            }
+        }
+        Ok(farthest)
     }
 
     fn ledger_key(&self, tp: &TopicPartition) -> ObjectKey {

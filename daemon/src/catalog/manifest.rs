@@ -14,7 +14,8 @@
 //!       1  length of the writer's id, w
 //!       w  writer's id
 //!       8  time of commit, ms since 1970, for people
-//!      32  BLAKE3 of manifest number - 1; zeros for number 1
+//!      32  BLAKE3 of manifest number - 1; zeros for number 1, and for the first of a
+//!          block where the partition began anew in it (`remains`)
 //!       1  1 where the broker gave a topic id, else 0
 //!      16  topic id, else zeros
 //!       8  log start
@@ -45,6 +46,7 @@ use crate::store::{ClusterName, PartitionKey, WriterId};
 
 use super::codec::{self, FormatError, Reader};
 use super::entry::Items;
+use super::newest::BLOCK;
 use super::page::{PageRef, Totals, put_identity};
 use super::side::SideRef;
 use super::tiling::{self, Broken};
@@ -94,7 +96,8 @@ pub struct Manifest {
     pub writer: WriterId,
     /// When, in milliseconds since 1970, by the writer's clock.
     pub committed_at_ms: i64,
-    /// BLAKE3 of the manifest before, zeros for the first.
+    /// BLAKE3 of the manifest before, zeros for the first and where the partition
+    /// began anew.
     pub predecessor: [u8; 32],
     /// The broker's id of the topic, once it gave one.
     pub topic_id: Option<[u8; 16]>,
@@ -234,7 +237,8 @@ impl Manifest {
         if self.number == 0 {
             return refuse("the number", "manifests are numbered from 1");
         }
-        if (self.number == 1) != (self.predecessor == [0; 32]) {
+        let begins = self.predecessor == [0; 32];
+        if (self.number == 1) != begins && !(begins && self.number.is_multiple_of(BLOCK)) {
             return refuse("the predecessor", "only the first manifest has none");
         }
         if self.writer_epoch == 0 || self.writer_epoch > self.number {

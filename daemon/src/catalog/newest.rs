@@ -68,6 +68,11 @@ pub(super) async fn newest(
         if is_closed(store, of, block_of(end)).await? {
             continue;
         }
+        if end == from && open > 0 {
+            // A block closes only where a manifest lies behind it.
+            let key = ObjectKey::Manifest { of: of.clone(), number: from };
+            return Err(CatalogError::Gone { object: key.to_string() });
+        }
         return Ok(end.checked_sub(1).filter(|number| *number > 0));
     }
     Err(CatalogError::Unsettled { what: of.to_string() })
@@ -154,6 +159,13 @@ mod tests {
         for known in [1, 500, 897, 898, 899] {
             assert_eq!(newest(&store, &partition(), known).await.unwrap(), Some(900));
         }
+    }
+
+    #[tokio::test]
+    async fn closed_blocks_with_nothing_behind_them_are_damage_and_no_empty_partition() {
+        let store = store([6], 2).await;
+        let found = newest(&store, &partition(), 0).await;
+        assert!(matches!(found, Err(CatalogError::Gone { .. })), "{found:?}");
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ mod ls;
 mod output;
 mod picking;
 mod reading;
+mod rebuild;
 mod records;
 mod run;
 mod search;
@@ -119,6 +120,8 @@ enum Command {
     Delete(delete::DeleteArgs),
     /// Delete objects that nobody needs any more: a dry run until --confirm
     Gc(gc::GcArgs),
+    /// Rebuild catalogs that lost manifests or pages from the archives: a dry run until --confirm
+    RebuildManifest(rebuild::RebuildArgs),
     /// Show the frames of WAL segments
     DumpWal(dump_wal::DumpWalArgs),
     /// Measure speed on data that it makes, in a temporary folder
@@ -161,6 +164,7 @@ async fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Compact(args) => compact::compact(args, config, json).await,
         Command::Delete(args) => delete::delete(args, config, json).await,
         Command::Gc(args) => gc::gc(args, config, json).await,
+        Command::RebuildManifest(args) => rebuild::rebuild(args, config, json).await,
         Command::DumpWal(args) => dump_wal::dump_wal(args, json),
         Command::Bench(args) => bench::bench(args, json).await,
     }

@@ -5,22 +5,15 @@
 //! says. The deep one reads every object whole, with other decoders than the read
 //! path's, and compares every byte with every digest.
 
-use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use futures::TryStreamExt;
 
-use bytes::Bytes;
-use futures::{Stream, TryStreamExt};
-use tokio_util::io::StreamReader;
-
-use crate::archive::{ArchiveSummary, verify_stream};
+use super::whole::read_whole;
+use crate::archive::ArchiveSummary;
 use crate::catalog::{ArchiveEntry, Catalog, CatalogError, Snapshot};
 use crate::error::{Classify, ErrorKind};
 use crate::read::{ArchiveReader, ReadError, ReadStats};
 use crate::record::{OffsetRange, TopicPartition};
 use crate::store::{ObjectKey, PartitionKey, Store, StoreError, keys};
-
-/// Bytes one request of a deep check asks for.
-const PIECE_BYTES: u64 = 8 << 20;
 
 /// Why a check could not be carried out; not what it found.
 #[derive(Debug, thiserror::Error)]
@@ -210,7 +203,8 @@ async fn check_archive(
     }
     let checked = if deep {
         *bytes += entry.summary.length;
-        read_whole(store, entry).await
+        let (length, place) = (entry.summary.length, entry.summary.toc);
+        read_whole(store, &key, length, place).await.map(|verified| verified.summary)
     } else {
         *bytes += u64::from(entry.summary.toc.length);
         reader.toc(entry, &ReadStats::default()).await.map(|_| entry.summary.clone())
@@ -235,50 +229,4 @@ async fn check_archive(
 fn agrees(found: &ArchiveSummary, said: &ArchiveSummary) -> bool {
     let covers = found.range.base() <= said.range.base() && said.range.last() <= found.range.last();
     covers && ArchiveSummary { range: said.range, ..found.clone() } == *said
-}
-
-/// Reads an object from end to end, in pieces, with foreign decoders.
-async fn read_whole(store: &Store, entry: &ArchiveEntry) -> Result<ArchiveSummary, ReadError> {
-    let (key, length, place) = (entry.key(), entry.summary.length, entry.summary.toc);
-    let object = key.to_string();
-    let packed_toc = store.get_range(&key, place.range()).await?;
-    // The decoders see a failed request as a stream that ends: what failed is kept.
-    let failed: Arc<OnceLock<StoreError>> = Arc::default();
-    let pieces = pieces(store.clone(), key, length, Arc::clone(&failed));
-    let read = move || verify_stream(StreamReader::new(pieces), length, &packed_toc, &place);
-    let verified = tokio::task::spawn_blocking(read)
-        .await
-        .map_err(|died| ReadError::Worker { object: object.clone(), why: died.to_string() })?;
-    match (Arc::into_inner(failed).and_then(OnceLock::into_inner), verified) {
-        (Some(error), _) => Err(error.into()),
-        (None, Ok(verified)) => Ok(verified.summary),
-        (None, Err(source)) => Err(ReadError::Archive { object, source }),
-    }
-}
-
-/// The bytes of an object, [`PIECE_BYTES`] at a time; ends at the first failure.
-fn pieces(
-    store: Store,
-    key: ObjectKey,
-    length: u64,
-    failed: Arc<OnceLock<StoreError>>,
-) -> Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>> {
-    Box::pin(futures::stream::unfold((0, failed), move |(at, failed)| {
-        let (store, key) = (store.clone(), key.clone());
-        async move {
-            if at >= length {
-                return None;
-            }
-            let to = (at + PIECE_BYTES).min(length);
-            match store.get_range(&key, at..to).await {
-                Ok(piece) => Some((Ok(piece), (to, failed))),
-                Err(error) => {
-                    let told = std::io::Error::other(error.to_string());
-                    // Only the first failure counts.
-                    let _ = failed.set(error);
-                    Some((Err(told), (length, failed)))
-                }
-            }
-        }
-    }))
 }

@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 
 use super::judge::{Facts, When, Why, judge, to_ask};
 use super::{Grace, Litter, PartitionSurvey, Strays};
-use crate::catalog::{Committed, Snapshot, closable};
+use crate::catalog::{CatalogError, Committed, Snapshot, closable};
 use crate::compact::{CompactError, Compactor};
 use crate::record::TopicPartition;
 use crate::store::{Listed, ObjectKey, PartitionKey, keys};
@@ -60,8 +60,13 @@ impl Compactor {
         let to_ask: BTreeSet<u64> = to_ask.take(ASKED_MAX).collect();
         let mut asked = HashMap::new();
         for number in to_ask {
-            let older = self.catalog.older(&newest, number).await?;
-            asked.insert(number, references(&older).await?.0);
+            let referenced = match self.catalog.older(&newest, number).await {
+                Ok(older) => references(&older).await?.0,
+                // The partition began anew behind it; what it had then is needed now.
+                Err(CatalogError::Gone { .. }) if number < open => HashSet::new(),
+                Err(error) => return Err(error.into()),
+            };
+            asked.insert(number, referenced);
         }
         facts.asked = &asked;
         let judged = |key: &ObjectKey, object: &Listed| judge(key, object, &facts);
