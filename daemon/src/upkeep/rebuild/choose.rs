@@ -4,7 +4,7 @@
 //! what writers made who lost a race. The one made for the later manifest is taken,
 //! since a merge comes after what it merges, and who lost a race begins again behind
 //! what won. Of those made for the same manifest, one writer's won: the ones that end
-//! where the next begins, else those with more batches. All of them hold the broker's
+//! where the next begins, else those that reach farther. All of them hold the broker's
 //! batches, so whichever is taken serves the log.
 //!
 //! What the catalog still names is displaced only by a later archive that covers all of
@@ -70,7 +70,6 @@ pub(super) fn choose(known: &Known<'_>, found: Vec<Found>, unreadable: &[LeftOut
     for (_, group) in by_number.into_iter().rev() {
         take_group(&mut tiles, group, &mut beaten);
     }
-    drop_tail_of_beaten(&mut tiles, &mut beaten);
     for entry in &beaten {
         leave_out(&mut chosen, entry, "another archive holds its offsets");
     }
@@ -115,33 +114,12 @@ fn take_group(tiles: &mut Tiles, mut group: Vec<ArchiveEntry>, beaten: &mut Vec<
     }
 }
 
-/// Drops what is last in the log where a hole parts it from the rest in which a beaten
-/// archive of the same manifest lies: it is of the writer who lost, and what lies in
-/// the hole is with the one who won, or in the WAL.
-fn drop_tail_of_beaten(tiles: &mut Tiles, beaten: &mut Vec<ArchiveEntry>) {
-    while let Some((&base, (last, known))) = tiles.last_key_value() {
-        let before = tiles.range(..base).next_back();
-        let from = before.map_or(0, |(_, (entry, _))| entry.summary.range.end());
-        let hole = OffsetRange::new(from, base - 1);
-        let lost = |other: &ArchiveEntry| {
-            let reaches = hole.is_some_and(|hole| other.summary.range.overlaps(hole));
-            other.built_for == last.built_for && reaches
-        };
-        if *known || !beaten.iter().any(lost) {
-            return;
-        }
-        if let Some((entry, _)) = tiles.remove(&base) {
-            beaten.push(entry);
-        }
-    }
-}
-
 /// Which of `group` to take first.
 fn best_of(tiles: &Tiles, group: &[ArchiveEntry]) -> Option<usize> {
     let merit = |entry: &ArchiveEntry| {
         let summary = &entry.summary;
         let meets = tiles.contains_key(&summary.range.end());
-        (meets, summary.batches, summary.range.last(), summary.digest)
+        (meets, summary.range.last(), summary.batches, summary.digest)
     };
     (0..group.len()).max_by_key(|index| merit(&group[*index]))
 }
