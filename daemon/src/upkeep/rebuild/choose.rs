@@ -3,8 +3,9 @@
 //! Several may hold the same offsets: what was merged and what it was merged into, and
 //! what writers made who lost a race. The one made for the later manifest is taken,
 //! since a merge comes after what it merges, and who lost a race begins again behind
-//! what won. Of those made for the same manifest, one writer's won: the ones that end
-//! where the next begins, else those that reach farther. All of them hold the broker's
+//! what won. Of those made for the same manifest, one writer's won, and nothing tells
+//! which: of those that lie beside what is taken already, the ones are taken that hold
+//! most offsets together, so that none is left out. All of them hold the broker's
 //! batches, so whichever is taken serves the log.
 //!
 //! What the catalog still names is displaced only by a later archive that covers all of
@@ -90,23 +91,24 @@ pub(super) fn choose(known: &Known<'_>, found: Vec<Found>, unreadable: &[LeftOut
     chosen
 }
 
-/// Takes in what was made for one manifest, best first; the others are `beaten`.
-fn take_group(tiles: &mut Tiles, mut group: Vec<ArchiveEntry>, beaten: &mut Vec<ArchiveEntry>) {
-    while let Some(best) = best_of(tiles, &group) {
-        let entry = group.swap_remove(best);
-        let range = entry.summary.range;
-        let over: Vec<i64> = overlapped(tiles, range).map(|(base, _)| *base).collect();
-        let gives_way = overlapped(tiles, range).all(|(_, (other, known))| {
-            let of = other.summary.range;
-            *known
-                && other.built_for < entry.built_for
-                && range.base() <= of.base()
-                && of.last() <= range.last()
-        });
-        if !gives_way {
+/// Takes in what was made for one manifest, as much of it as can be; the others are
+/// `beaten`.
+fn take_group(tiles: &mut Tiles, group: Vec<ArchiveEntry>, beaten: &mut Vec<ArchiveEntry>) {
+    let (mut free, barred): (Vec<_>, Vec<_>) =
+        group.into_iter().partition(|entry| has_room(tiles, entry));
+    beaten.extend(barred);
+    free.sort_unstable_by_key(|entry| {
+        let summary = &entry.summary;
+        (summary.range.last(), summary.range.base(), summary.batches, summary.digest)
+    });
+    let taken = most_offsets(&free);
+    for (entry, taken) in free.into_iter().zip(taken) {
+        if !taken {
             beaten.push(entry);
             continue;
         }
+        let range = entry.summary.range;
+        let over: Vec<i64> = overlapped(tiles, range).map(|(base, _)| *base).collect();
         for base in over {
             tiles.remove(&base);
         }
@@ -114,14 +116,44 @@ fn take_group(tiles: &mut Tiles, mut group: Vec<ArchiveEntry>, beaten: &mut Vec<
     }
 }
 
-/// Which of `group` to take first.
-fn best_of(tiles: &Tiles, group: &[ArchiveEntry]) -> Option<usize> {
-    let merit = |entry: &ArchiveEntry| {
-        let summary = &entry.summary;
-        let meets = tiles.contains_key(&summary.range.end());
-        (meets, summary.range.last(), summary.batches, summary.digest)
+/// Whether all that `entry` overlaps gives way to it.
+fn has_room(tiles: &Tiles, entry: &ArchiveEntry) -> bool {
+    let range = entry.summary.range;
+    overlapped(tiles, range).all(|(_, (other, known))| {
+        let of = other.summary.range;
+        *known
+            && other.built_for < entry.built_for
+            && range.base() <= of.base()
+            && of.last() <= range.last()
+    })
+}
+
+/// Which of `sorted`, ascending by last offset, hold most offsets together without an
+/// overlap; of equals those with most batches.
+fn most_offsets(sorted: &[ArchiveEntry]) -> Vec<bool> {
+    let range = |index: usize| sorted[index].summary.range;
+    let before = |index: usize| {
+        sorted[..index].partition_point(|one| one.summary.range.last() < range(index).base())
     };
-    (0..group.len()).max_by_key(|index| merit(&group[*index]))
+    // What the first so many can hold, with or without the last of them.
+    let mut most = vec![(0, 0)];
+    for (index, one) in sorted.iter().enumerate() {
+        let (offsets, batches) = most[before(index)];
+        let held = range(index).end() - range(index).base();
+        let with = (offsets + held, batches + u64::from(one.summary.batches));
+        most.push(with.max(most[index]));
+    }
+    let mut taken = vec![false; sorted.len()];
+    let mut left = sorted.len();
+    while left > 0 {
+        if most[left] == most[left - 1] {
+            left -= 1;
+        } else {
+            taken[left - 1] = true;
+            left = before(left - 1);
+        }
+    }
+    taken
 }
 
 fn overlapped(
