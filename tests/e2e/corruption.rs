@@ -18,9 +18,7 @@ use tierd::archive::ArchiveOptions;
 use tierd::clock::SystemClock;
 use tierd::config::Config;
 use tierd::daemon::Rooms;
-use tierd::fetch::{
-    Caller, EndReason, FetchEvent, FetchRequest, Isolation, Overlaps, PartitionRequest, Status,
-};
+use tierd::fetch::{EndReason, FetchEvent, FetchRequest, Status};
 use tierd::indexer::{Indexer, LiveIndexer};
 use tierd::read::ReadStats;
 use tierd::record::{Codec, TopicName, TopicPartition};
@@ -29,6 +27,7 @@ use tierd::upkeep::verify_partition;
 use tierd::wal::{WalDir, WalFormat};
 use tierd_tests::audit::range_of;
 use tierd_tests::chronik::{WalWriter, sample_batch};
+use tierd_tests::reads::all_from;
 
 /// Corruptions of every change.
 const CORRUPTIONS: u64 = 300;
@@ -145,19 +144,8 @@ async fn read(rooms: &Rooms, stored: &Stored, object: &Path) -> Vec<bool> {
     while at < stored.batches.len() {
         let offset = range_of(&stored.batches[at]).0;
         let (sink, mut events) = tokio::sync::mpsc::channel(1_000);
-        let request = PartitionRequest {
-            tp: tp(),
-            incarnation: None,
-            offset,
-            max_bytes: u64::MAX,
-            min_one_batch: true,
-            upper_bound: None,
-            isolation: Isolation::ReadUncommitted,
-            overlaps: Overlaps::Served,
-            selection: None,
-            caller: Caller::default(),
-        };
-        let request = FetchRequest { partitions: vec![request], max_bytes: u64::MAX };
+        let request =
+            FetchRequest { partitions: vec![all_from(&tp(), offset)], max_bytes: u64::MAX };
         rooms.fetcher.fetch(request, &sink, &ReadStats::default()).await.unwrap();
         drop(sink);
         let mut wire = Vec::new();

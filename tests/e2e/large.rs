@@ -11,14 +11,13 @@ use tierd::archive::{ArchiveIdentity, ArchiveOptions, ArchiveWriter};
 use tierd::catalog::{ArchiveEntry, Edit};
 use tierd::config::Config;
 use tierd::daemon::Rooms;
-use tierd::fetch::{
-    Caller, FetchEvent, FetchRequest, Isolation, Overlaps, PartitionRequest, Status,
-};
+use tierd::fetch::{FetchEvent, FetchRequest, PartitionRequest, Status};
 use tierd::read::ReadStats;
 use tierd::record::{CanonicalRecord, Codec, TopicName, TopicPartition};
 use tierd::store::{Op, Store};
 use tierd_tests::chronik::{Template, WalWriter, sample_batch};
 use tierd_tests::process::{Tierd, peak_memory};
+use tierd_tests::reads::all_from;
 
 use crate::TIERD;
 
@@ -78,18 +77,7 @@ async fn one_mib_in_the_middle_of_a_large_archive_costs_two_ranged_reads() {
     cold.fetcher.snapshot(&tp, None).await.unwrap();
     let before = cold.store.requests();
     let middle = entry.summary.range.last() / 2;
-    let request = PartitionRequest {
-        tp,
-        incarnation: None,
-        offset: middle,
-        max_bytes: MIB,
-        min_one_batch: true,
-        upper_bound: None,
-        isolation: Isolation::ReadUncommitted,
-        overlaps: Overlaps::Served,
-        selection: None,
-        caller: Caller::default(),
-    };
+    let request = PartitionRequest { max_bytes: MIB, ..all_from(&tp, middle) };
     let (sink, mut events) = tokio::sync::mpsc::channel(100);
     let stats = ReadStats::default();
     let request = FetchRequest { partitions: vec![request], max_bytes: MIB };

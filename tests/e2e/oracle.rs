@@ -25,8 +25,8 @@ use tierd::compact::gc::Grace;
 use tierd::config::Config;
 use tierd::daemon::Rooms;
 use tierd::fetch::{
-    Aborted, AbortedTransaction, Caller, EndReason, FetchEvent, FetchRequest, Fetcher, Isolation,
-    Overlaps, PartitionRequest, Status,
+    Aborted, AbortedTransaction, EndReason, FetchEvent, FetchRequest, Fetcher, Isolation, Overlaps,
+    PartitionRequest, Status,
 };
 use tierd::indexer::{Indexer, LiveIndexer};
 use tierd::read::{ArchiveReader, ReadOptions, ReadStats};
@@ -35,6 +35,7 @@ use tierd::store::{ObjectKey, Store, keys};
 use tierd::upkeep::Rebuild;
 use tierd::wal::{WalDir, WalFormat};
 use tierd_tests::compacting::merge_all;
+use tierd_tests::reads::all_from;
 
 use self::history::Broker;
 use self::log::{Answer, Fate, Limits, Log};
@@ -89,18 +90,7 @@ async fn fetch(rooms: &Rooms, request: PartitionRequest) -> Got {
 }
 
 fn request(bench: &Bench, offset: i64) -> PartitionRequest {
-    PartitionRequest {
-        tp: bench.tp.clone(),
-        incarnation: bench.incarnation,
-        offset,
-        max_bytes: u64::MAX,
-        min_one_batch: true,
-        upper_bound: None,
-        isolation: Isolation::ReadUncommitted,
-        overlaps: Overlaps::Served,
-        selection: None,
-        caller: Caller::default(),
-    }
+    PartitionRequest { incarnation: bench.incarnation, ..all_from(&bench.tp, offset) }
 }
 
 /// The state of one history.

@@ -10,10 +10,7 @@ use tierd::catalog::Snapshots;
 use tierd::clock::{Clock, ManualClock};
 use tierd::config::Config;
 use tierd::daemon::Rooms;
-use tierd::fetch::{
-    EndReason, FetchEvent, FetchRequest, Fetcher, Isolation, Overlaps, PartitionRequest,
-    PartitionTrailer, Status,
-};
+use tierd::fetch::{EndReason, FetchEvent, FetchRequest, Fetcher, PartitionTrailer, Status};
 use tierd::read::ReadStats;
 use tierd::record::{TopicName, TopicPartition};
 use tierd::store::Store;
@@ -21,6 +18,7 @@ use tierd::wal::{WalDir, WalFormat};
 use tierd_tests::counting::Op;
 use tierd_tests::faults::{Fault, FaultStore};
 use tierd_tests::fixture;
+use tierd_tests::reads::all_from;
 use tokio::sync::Semaphore;
 
 /// What every read needs to know the newest manifest.
@@ -60,19 +58,8 @@ impl Bench {
 
     /// All that one fetch brings: its bytes and its trailer.
     async fn fetch(&self, topic: &str, offset: i64) -> (usize, PartitionTrailer) {
-        let partition = PartitionRequest {
-            tp: tp(topic),
-            incarnation: None,
-            offset,
-            max_bytes: u64::MAX,
-            min_one_batch: true,
-            upper_bound: None,
-            isolation: Isolation::ReadUncommitted,
-            overlaps: Overlaps::Served,
-            selection: None,
-            caller: Default::default(),
-        };
-        let request = FetchRequest { partitions: vec![partition], max_bytes: u64::MAX };
+        let request =
+            FetchRequest { partitions: vec![all_from(&tp(topic), offset)], max_bytes: u64::MAX };
         let (sink, mut events) = tokio::sync::mpsc::channel(1);
         let (fetcher, stats) = (self.fetcher.clone(), ReadStats::default());
         let fetching = tokio::spawn(async move { fetcher.fetch(request, &sink, &stats).await });

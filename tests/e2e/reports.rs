@@ -12,8 +12,8 @@ use tierd::clock::{Clock, SystemClock};
 use tierd::config::Config;
 use tierd::daemon::Rooms;
 use tierd::fetch::{
-    Caller, FetchEvent, FetchRequest, Isolation, OffsetQuery, Overlaps, PartitionRequest,
-    PartitionTrailer, Status,
+    Caller, FetchEvent, FetchRequest, Isolation, OffsetQuery, PartitionRequest, PartitionTrailer,
+    Status,
 };
 use tierd::indexer::{
     Indexer, LiveIndexer, LogStart, LogStartError, LogStarts, PartitionReport as StepReport,
@@ -30,6 +30,7 @@ use tierd_client::{
 use tierd_tests::chronik::{WalWriter, sample_batch};
 use tierd_tests::fixture;
 use tierd_tests::process::Tierd;
+use tierd_tests::reads::all_from;
 
 use crate::TIERD;
 
@@ -166,18 +167,7 @@ impl Beside {
         offset: i64,
         caller: Caller,
     ) -> (PartitionTrailer, Vec<u8>) {
-        let partition = PartitionRequest {
-            tp: self.tp.clone(),
-            incarnation,
-            offset,
-            max_bytes: u64::MAX,
-            min_one_batch: true,
-            upper_bound: None,
-            isolation: Isolation::ReadUncommitted,
-            overlaps: Overlaps::Served,
-            selection: None,
-            caller,
-        };
+        let partition = PartitionRequest { incarnation, caller, ..all_from(&self.tp, offset) };
         let request = FetchRequest { partitions: vec![partition], max_bytes: u64::MAX };
         let (sink, mut events) = tokio::sync::mpsc::channel(100);
         self.rooms.fetcher.fetch(request, &sink, &ReadStats::default()).await.unwrap();

@@ -9,8 +9,8 @@ use tierd::archive::batches_in;
 use tierd::catalog::Snapshots;
 use tierd::clock::ManualClock;
 use tierd::fetch::{
-    Caller, EndReason, FetchEvent, FetchRequest, Fetcher, Isolation, Overlaps, PartitionRequest,
-    PartitionTrailer, Status,
+    EndReason, FetchEvent, FetchRequest, Fetcher, Overlaps, PartitionRequest, PartitionTrailer,
+    Status,
 };
 use tierd::read::{ArchiveReader, ReadOptions, ReadStats};
 use tierd::record::{
@@ -19,6 +19,7 @@ use tierd::record::{
 use tierd_tests::chronik::{WalWriter, sample_batch};
 use tierd_tests::fixture;
 use tierd_tests::process::Tierd;
+use tierd_tests::reads::all_from;
 use tierd_tests::three_phase::ledger;
 use tierd_tests::world::{BEGAN_MS, Known, Log, Size, World};
 
@@ -32,18 +33,7 @@ fn fetcher(world: &World) -> Fetcher {
 }
 
 fn request(tp: &TopicPartition, offset: i64, selection: Selection) -> PartitionRequest {
-    PartitionRequest {
-        tp: tp.clone(),
-        incarnation: None,
-        offset,
-        max_bytes: u64::MAX,
-        min_one_batch: true,
-        upper_bound: None,
-        isolation: Isolation::ReadUncommitted,
-        overlaps: Overlaps::Served,
-        selection: Some(selection),
-        caller: Caller::default(),
-    }
+    PartitionRequest { selection: Some(selection), ..all_from(tp, offset) }
 }
 
 /// One answer: its batches, its end, what it cost.

@@ -11,6 +11,7 @@ pub mod counting;
 pub mod faults;
 pub mod fixture;
 pub mod gate;
+pub mod hostile;
 pub mod mortal;
 pub mod process;
 pub mod reads;

@@ -1,7 +1,10 @@
-//! A gRPC client that is not ours, as a broker would generate one: fetches over a
-//! connection on which the server can have little on its way.
+//! Fetches as the tests ask them: of a fetcher, and over gRPC with a client that is
+//! not ours, as a broker would generate one, on a connection on which the server can
+//! have little on its way.
 
 use anyhow::Result;
+use tierd::fetch::{self, Caller, Isolation, Overlaps};
+use tierd::record::TopicPartition;
 use tierd_proto::v1::archive_client::ArchiveClient;
 use tierd_proto::v1::fetch_archived_response::Frame;
 use tierd_proto::v1::{self, FetchArchivedRequest, PartitionRequest};
@@ -26,6 +29,23 @@ pub fn request(topic: &str, offset: i64) -> FetchArchivedRequest {
     let partition =
         PartitionRequest { topic: topic.to_owned(), fetch_offset: offset, ..Default::default() };
     FetchArchivedRequest { partitions: vec![partition], ..Default::default() }
+}
+
+/// The served log of a partition from `offset` on, to be asked of a fetcher.
+#[must_use]
+pub fn all_from(tp: &TopicPartition, offset: i64) -> fetch::PartitionRequest {
+    fetch::PartitionRequest {
+        tp: tp.clone(),
+        incarnation: None,
+        offset,
+        max_bytes: u64::MAX,
+        min_one_batch: true,
+        upper_bound: None,
+        isolation: Isolation::ReadUncommitted,
+        overlaps: Overlaps::Served,
+        selection: None,
+        caller: Caller::default(),
+    }
 }
 
 /// What came so far.

@@ -165,7 +165,9 @@ impl World {
     }
 }
 
-fn build(
+/// Builds an archive of `batches`, which tiles from `start` on, below `scratch`.
+#[must_use]
+pub fn build(
     scratch: &Path,
     identity: &ArchiveIdentity,
     start: i64,

@@ -6,10 +6,10 @@ use std::io::Read;
 
 use bytes::Bytes;
 use tierd::archive::{
-    ArchiveError, ArchiveIdentity, ArchiveOptions, ArchiveWriter, BuiltArchive, Footer, IndexLevel,
-    Verified, WalRank, verify_stream,
+    ArchiveError, ArchiveIdentity, ArchiveOptions, ArchiveWriter, BuiltArchive, IndexLevel, WalRank,
 };
 use tierd::record::{CanonicalRecord, TopicName, TopicPartition};
+pub(super) use tierd_tests::hostile::verify;
 
 use super::bytes::{Batch, LOG_APPEND_TIME, Record, SNAPPY};
 
@@ -129,12 +129,4 @@ pub(super) fn concat(batches: &[CanonicalRecord]) -> Vec<u8> {
 /// The bytes of an archive.
 pub(super) fn bytes(built: &BuiltArchive) -> Bytes {
     Bytes::from(fs::read(&built.path).unwrap())
-}
-
-/// Verifies bytes as a download is verified: footer, table, then the stream.
-pub(super) fn verify(bytes: &[u8]) -> Result<Verified, ArchiveError> {
-    let length = bytes.len() as u64;
-    let cut = |range: std::ops::Range<u64>| &bytes[range.start as usize..range.end as usize];
-    let footer = Footer::decode(Footer::range(length).map_or(&[], cut), length)?;
-    verify_stream(bytes, length, cut(footer.toc.range()), &footer.toc)
 }
