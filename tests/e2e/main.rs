@@ -27,6 +27,7 @@ mod reclaim;
 mod record_codec;
 mod release;
 mod reports;
+mod retaining;
 mod search;
 mod selected;
 mod simulation;

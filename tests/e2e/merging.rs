@@ -1,6 +1,9 @@
 //! Merging whole archives in a store: killed at every change, two at once, and
 //! beside readers of a real process while what they read is swapped and deleted.
 
+mod daemon;
+mod many;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -135,7 +138,7 @@ fn batches(count: usize) -> Vec<Bytes> {
     Batches::new(6, 0).take(count).map(|batch| batch.wire).collect()
 }
 
-/// Eight archives of five batches, by a process that only looks on afterwards.
+/// Archives of five batches each, by a process that only looks on afterwards.
 async fn witness(below: &Arc<dyn ObjectStore>, batches: &[Bytes]) -> Process {
     let witness = over(Arc::clone(below), "witness");
     for part in batches.chunks(5) {

@@ -165,7 +165,12 @@ fn facts(known: &Known) -> (String, i32, i64, i64) {
 }
 
 /// Asks `count` random searches of each kind, page by page, in every delivery.
-async fn compare(world: &World, searcher: &Searcher, seed: u64, count: usize) -> (usize, usize) {
+pub async fn compare(
+    world: &World,
+    searcher: &Searcher,
+    seed: u64,
+    count: usize,
+) -> (usize, usize) {
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut searches, mut hits) = (0, 0);
     for kind in KINDS {

@@ -83,7 +83,7 @@ impl Encoding {
 }
 
 /// One piece of a file that can be read alone. See the module's drawing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Chunk {
     /// Where it begins in the object, in bytes.
     pub place: u64,

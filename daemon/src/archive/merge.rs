@@ -10,11 +10,12 @@
 //!  epochs, transactions         put together; open are those of the last
 //! ```
 //!
-//! Equal inputs make equal bytes. The finished file is read back with foreign code
-//! like every new archive, so a chunk that was carried over is proven against its
-//! digest, its batches are counted and compared with the list anew.
+//! Equal inputs make equal bytes. The finished file is read back whole and proven as
+//! `verify::carried` tells: what was carried over by its digests, all else byte by byte.
+//! Unlike a new archive it is not inflated by foreign code: that was done with its
+//! parts, and would take longer than everything else together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ use super::pack::{Content, Packer};
 use super::sink::{ChunkOf, Sink};
 use super::toc::{Toc, TocFile, TocPlace};
 use super::transactions::Transactions;
+use super::verify::verify_merged;
 use super::writer::{BuiltArchive, CHUNK_BYTES, DEFLATE_LEVEL};
 use super::{ArchiveIdentity, ArchiveSummary, Encoding};
 use crate::record::OffsetRange;
@@ -144,6 +146,7 @@ pub fn merge_archives(
         packer: Packer::new(DEFLATE_LEVEL),
         small: Vec::new(),
         of: None,
+        carried: HashSet::new(),
     };
     out.logs(inputs)?;
     let index_bytes = out.index(&folder.path().join("index"), inputs)?;
@@ -158,7 +161,10 @@ pub fn merge_archives(
             why: "together they are too large, or none",
             left: 0,
         })?;
-    BuiltArchive::finish(out.sink, &mut out.packer, identity, summary, toc, folder)
+    let carried = out.carried;
+    let prove =
+        |path: &Path, summary: &ArchiveSummary| verify_merged(path, identity, summary, &carried);
+    BuiltArchive::finish(out.sink, &mut out.packer, identity, summary, toc, folder, prove)
 }
 
 /// The archive under way.
@@ -168,6 +174,8 @@ struct Out {
     /// Small chunks of a log, waiting to be one.
     small: Vec<u8>,
     of: Option<ChunkOf>,
+    /// The chunks carried over, with place 0.
+    carried: HashSet<Chunk>,
 }
 
 impl Out {
@@ -200,7 +208,7 @@ impl Out {
         let (packed, raw) = (input.packed(chunk)?, chunk.raw as usize);
         if raw >= CARRIED_FROM {
             self.join_small()?;
-            return self.sink.carry(chunk, &packed);
+            return self.carry(chunk, &packed);
         }
         if self.small.len() + raw > CHUNK_BYTES {
             self.join_small()?;
@@ -215,6 +223,11 @@ impl Out {
         of.last = of.last.max(chunk.last);
         of.max_timestamp = of.max_timestamp.max(chunk.max_timestamp);
         Ok(())
+    }
+
+    fn carry(&mut self, chunk: &Chunk, packed: &[u8]) -> Result<(), ArchiveError> {
+        self.carried.insert(Chunk { place: 0, ..*chunk });
+        self.sink.carry(chunk, packed)
     }
 
     fn join_small(&mut self) -> Result<(), ArchiveError> {
@@ -237,31 +250,26 @@ impl Out {
         let mut bytes = 0;
         let (files, keys) = join(folder, &sources, unpack)?;
         for file in files {
-            self.sink.begin()?;
-            match &file {
+            let to = EntryName::Index(file.name().to_owned());
+            bytes += match &file {
                 Joined::Carried { source, name } => {
                     let input = &inputs[*source];
+                    self.sink.begin()?;
                     for chunk in input.toc.chunks_of(input.index_file(name)?) {
-                        self.sink.carry(chunk, &input.packed(chunk)?)?;
+                        self.carry(chunk, &input.packed(chunk)?)?;
                     }
+                    self.sink.end(&to)?
                 }
                 Joined::Written(file) => {
                     let whole =
                         std::fs::read(&file.path).map_err(ArchiveError::io("read", &file.path))?;
-                    for piece in whole.chunks(CHUNK_BYTES) {
-                        self.sink.piece(&mut self.packer, piece)?;
-                    }
+                    self.sink.whole(&mut self.packer, &to, &whole)?
                 }
-            }
-            bytes += self.sink.end(&EntryName::Index(file.name().to_owned()))?;
+            };
         }
         std::fs::remove_dir_all(folder).map_err(ArchiveError::io("remove", folder))?;
         if let Some(keys) = keys {
-            self.sink.begin()?;
-            for piece in keys.chunks(CHUNK_BYTES) {
-                self.sink.piece(&mut self.packer, piece)?;
-            }
-            self.sink.end(&EntryName::Keys)?;
+            self.sink.whole(&mut self.packer, &EntryName::Keys, &keys)?;
         }
         Ok(bytes)
     }

@@ -23,6 +23,7 @@ use super::metadata::METADATA_BYTES;
 use super::names::EntryName;
 use super::pack::{Content, Packed, Packer};
 use super::toc::{Toc, TocFile, TocPlace};
+use super::writer::CHUNK_BYTES;
 
 /// Write buffer: one usual chunk, so that most chunks are one write.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -173,6 +174,20 @@ impl Sink {
         let last = first + raw.len() as i64 - 1;
         let packed = packer.pack(raw, Content::Unknown);
         self.chunk(&packed, raw.len(), ChunkOf { first, last, max_timestamp: NO_TIMESTAMP })
+    }
+
+    /// Adds an entry cut by length. Returns its size.
+    pub(super) fn whole(
+        &mut self,
+        packer: &mut Packer,
+        name: &EntryName,
+        raw: &[u8],
+    ) -> Result<u64, ArchiveError> {
+        self.begin()?;
+        for piece in raw.chunks(CHUNK_BYTES) {
+            self.piece(packer, piece)?;
+        }
+        self.end(name)
     }
 
     /// Ends the open entry and writes its header. Returns its size.

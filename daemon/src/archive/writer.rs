@@ -103,9 +103,9 @@ pub struct BuiltArchive {
 }
 
 impl BuiltArchive {
-    /// Ends the object in `sink`, reads it back whole and compares every fact.
-    /// `summary` is all that is known before packing, `toc` brings epochs and
-    /// transactions.
+    /// Ends the object in `sink` and has it read back: `prove` gives digest and table
+    /// of the file, if it is the archive with this summary. `summary` is all that is
+    /// known before packing, `toc` brings epochs and transactions.
     pub(super) fn finish(
         sink: Sink,
         packer: &mut Packer,
@@ -113,17 +113,14 @@ impl BuiltArchive {
         mut summary: ArchiveSummary,
         toc: Toc,
         scratch: TempDir,
+        prove: impl FnOnce(&Path, &ArchiveSummary) -> Result<([u8; 32], Toc), ArchiveError>,
     ) -> Result<Self, ArchiveError> {
         let metadata = Metadata::of(identity, &summary).encode()?;
         let path = sink.path().to_owned();
         (summary.length, summary.toc) = sink.finish(packer, &metadata, toc)?;
-        let verified = verify_file(&path)?;
-        summary.digest = verified.summary.digest;
-        if verified.summary != summary || verified.identity != *identity {
-            let why = "the summary read back differs from the one written";
-            return Err(ArchiveError::corrupt("the finished archive", why));
-        }
-        Ok(Self { path, summary, toc: verified.toc, _scratch: scratch })
+        let (digest, toc) = prove(&path, &summary)?;
+        summary.digest = digest;
+        Ok(Self { path, summary, toc, _scratch: scratch })
     }
 }
 
@@ -337,7 +334,18 @@ impl ArchiveWriter {
             },
         };
         let toc = Toc { epochs: tally.epochs().to_vec(), ended, open, ..Toc::default() };
-        BuiltArchive::finish(sink, &mut packer, &self.identity, summary, toc, self.scratch)
+        let identity = &self.identity;
+        let prove = |path: &Path, summary: &ArchiveSummary| {
+            let verified = verify_file(path)?;
+            let digest = verified.summary.digest;
+            let expected = ArchiveSummary { digest, ..summary.clone() };
+            if verified.summary != expected || verified.identity != *identity {
+                let why = "the summary read back differs from the one written";
+                return Err(ArchiveError::corrupt("the finished archive", why));
+            }
+            Ok((digest, verified.toc))
+        };
+        BuiltArchive::finish(sink, &mut packer, identity, summary, toc, self.scratch, prove)
     }
 
     /// Refuses a batch that would break a limit of the format, for callers that
@@ -464,11 +472,7 @@ impl ArchiveWriter {
             std::fs::remove_file(&file.path).map_err(ArchiveError::io("remove", &file.path))?;
         }
         if let Some(keys) = keys {
-            self.sink.begin()?;
-            for piece in keys.chunks(CHUNK_BYTES) {
-                self.sink.piece(&mut self.packer, piece)?;
-            }
-            self.sink.end(&EntryName::Keys)?;
+            self.sink.whole(&mut self.packer, &EntryName::Keys, &keys)?;
         }
         Ok(bytes)
     }

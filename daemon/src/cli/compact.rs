@@ -1,11 +1,13 @@
 //! `tierd compact`: shows, and with `--confirm` carries out, what compaction has
-//! to do.
+//! to do; `tierd compact status` sums it up.
+
+mod status;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::{Change, Outcome, output};
@@ -18,7 +20,10 @@ use crate::record::{TopicName, TopicPartition};
 use crate::task::Pace;
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct CompactArgs {
+    #[command(subcommand)]
+    status: Option<StatusCommand>,
     /// Do what is to do now, once
     #[arg(long, required = true)]
     once: bool,
@@ -48,6 +53,12 @@ pub(super) struct CompactArgs {
     data_dir: Option<PathBuf>,
     #[command(flatten)]
     change: Change,
+}
+
+#[derive(Debug, Subcommand)]
+enum StatusCommand {
+    /// Show what each partition has and what is to do
+    Status(status::StatusArgs),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -108,10 +119,13 @@ impl CompactArgs {
 }
 
 pub(super) async fn compact(
-    args: CompactArgs,
+    mut args: CompactArgs,
     config: Config,
     json: bool,
 ) -> anyhow::Result<Outcome> {
+    if let Some(StatusCommand::Status(wanted)) = args.status.take() {
+        return status::status(wanted, &config, json).await;
+    }
     let config = args.over(config);
     config.compaction.check()?;
     let strategies = args.strategies();
@@ -176,10 +190,8 @@ struct Merges {
 
 impl Merges {
     fn show(&mut self, base: &Snapshot, job: &MergeJob) -> anyhow::Result<()> {
-        let (Some(first), Some(last)) = (job.inputs.first(), job.inputs.last()) else {
-            return Ok(());
-        };
-        let (first, last) = (first.summary.range.base(), last.summary.range.last());
+        let Some(range) = job.range() else { return Ok(()) };
+        let (first, last) = (range.base(), range.last());
         let cost = job.requests();
         self.cost.jobs += 1;
         self.cost.inputs += job.inputs.len() as u64;

@@ -1,5 +1,7 @@
 //! `tierd demo`: the whole loop on a real WAL, in a temporary directory.
 
+mod picture;
+
 use std::path::Path;
 
 use anyhow::Context;
@@ -11,6 +13,7 @@ use super::{Outcome, demo_wal, output, records, run};
 use crate::archive::batches_in;
 use crate::config::{self, Config};
 use crate::daemon::{self, Listeners, Rooms};
+use crate::indexer::RunReport;
 use crate::wal::{WalDir, WalFormat};
 
 /// Records shown of one topic.
@@ -35,12 +38,11 @@ pub(super) async fn demo(args: DemoArgs, _config: Config) -> anyhow::Result<Outc
     let folder = tempfile::tempdir().context("the demo needs a temporary folder")?;
     let config = settings(folder.path(), &args);
     let wal_dir = folder.path().join("wal");
-    demo_wal::write(&wal_dir).with_context(|| format!("cannot write {}", wal_dir.display()))?;
-
-    output::say("1. A broker's WAL, three runs, the last one killed, is archived:\n\n")?;
+    output::say(
+        "1. A broker's WAL, three runs, the last one killed, is archived, segment by segment:\n\n",
+    )?;
     let rooms = Rooms::open_for_writing(&config)?;
-    let wal = WalDir::open(&wal_dir, WalFormat::Chronik)?;
-    let report = run::archive_once(&rooms, &config, wal, config.live(true)?).await?;
+    let report = archive(&rooms, &config, &wal_dir).await?;
     run::print(&report)?;
 
     let listeners = Listeners::bind(&config).await?;
@@ -55,7 +57,21 @@ pub(super) async fn demo(args: DemoArgs, _config: Config) -> anyhow::Result<Outc
     output::say(&format!(
         "\n2. Fetched back over gRPC from {address}, every CRC-32C checked:\n\n"
     ))?;
-    let whole = read_back(&rooms, &address).await?;
+    let read = read_back(&rooms, &address).await?;
+    read.table.print()?;
+    output::say(&format!(
+        "\n3. The first records of {TOPIC_SHOWN}, partition 0:\n\n{}",
+        read.shown
+    ))?;
+
+    picture::compact(&rooms, (TOPIC_SHOWN, 0)).await?;
+    let again = read_back(&rooms, &address).await?;
+    let same = again.digest == read.digest;
+    output::say(match same {
+        true => "Fetched again: every batch is the same, byte for byte.\n",
+        false => "Fetched again: THE BATCHES DIFFER.\n",
+    })?;
+    let whole = read.whole && again.whole && same;
 
     if !args.once {
         output::say(&farewell(&address, &http, config.store()?))?;
@@ -81,13 +97,48 @@ fn settings(folder: &Path, args: &DemoArgs) -> Config {
     }
 }
 
-/// Reads every partition through the server; whether all of it came back whole.
-async fn read_back(rooms: &Rooms, address: &str) -> anyhow::Result<bool> {
+/// Archives the WAL as it is written.
+async fn archive(rooms: &Rooms, config: &Config, wal_dir: &Path) -> anyhow::Result<RunReport> {
+    let mut sum: Option<RunReport> = None;
+    for round in 0..demo_wal::ROUNDS {
+        demo_wal::write(wal_dir, round)
+            .with_context(|| format!("cannot write {}", wal_dir.display()))?;
+        let wal = WalDir::open(wal_dir, WalFormat::Chronik)?;
+        let mut report = run::archive_once(rooms, config, wal, config.live(true)?).await?;
+        for before in sum.into_iter().flat_map(|sum| sum.partitions) {
+            if let Some(now) = report.partitions.iter_mut().find(|now| now.tp == before.tp) {
+                now.known -= before.batches + before.overlaps;
+                now.batches += before.batches;
+                now.overlaps += before.overlaps;
+                now.archives += before.archives;
+                now.bytes += before.bytes;
+                now.gaps.extend(before.gaps);
+            }
+        }
+        sum = Some(report);
+    }
+    sum.context("the demo has no WAL")
+}
+
+/// What came back through the server.
+struct ReadBack {
+    /// Whether all of it did.
+    whole: bool,
+    table: output::Table,
+    /// Some records, as JSON.
+    shown: String,
+    /// BLAKE3 of all batches.
+    digest: blake3::Hash,
+}
+
+/// Reads every partition through the server.
+async fn read_back(rooms: &Rooms, address: &str) -> anyhow::Result<ReadBack> {
     let client = ArchiveClient::connect_lazy(address)?;
     let mut table =
         output::Table::new(&["topic", ">partition", ">batches", ">records", ">bytes", "crc-32c"]);
     let mut shown = String::new();
     let mut whole = true;
+    let mut digest = blake3::Hasher::new();
     for (tp, _) in rooms.fetcher.partitions().await? {
         let (mut batches, mut records, mut bytes, mut wrong, mut lines) = (0, 0, 0, 0, 0);
         let mut stream =
@@ -95,6 +146,7 @@ async fn read_back(rooms: &Rooms, address: &str) -> anyhow::Result<bool> {
         while let Some(StreamItem::Batches(set)) = stream.next().await.transpose()? {
             for batch in batches_in(set.batches) {
                 let batch = batch?;
+                digest.update(&batch.to_kafka_batch()?);
                 batches += 1;
                 records += i64::from(batch.header().record_count);
                 bytes += batch.header().wire_len() as u64;
@@ -126,9 +178,7 @@ async fn read_back(rooms: &Rooms, address: &str) -> anyhow::Result<bool> {
             crc,
         ]);
     }
-    table.print()?;
-    output::say(&format!("\n3. The first records of {TOPIC_SHOWN}, partition 0:\n\n{shown}"))?;
-    Ok(whole)
+    Ok(ReadBack { whole, table, shown, digest: digest.finalize() })
 }
 
 fn farewell(address: &str, http: &str, store: &str) -> String {

@@ -31,12 +31,17 @@ const SEGMENTS: &[Segment] = &[
     segment!("payments/0/wal_0_2.log"),
 ];
 
-/// Writes the WAL below `root`.
+/// Segments that a partition has at most.
+pub(super) const ROUNDS: u32 = 4;
+
+/// Writes segment `round`, counted from 0, of every partition that has one below
+/// `root`.
 ///
 /// # Errors
 /// What the file system says.
-pub(super) fn write(root: &Path) -> io::Result<()> {
-    for (path, bytes) in SEGMENTS {
+pub(super) fn write(root: &Path, round: u32) -> io::Result<()> {
+    let ending = format!("_{round}.log");
+    for (path, bytes) in SEGMENTS.iter().filter(|(path, _)| path.ends_with(&ending)) {
         let file = root.join(path);
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder)?;

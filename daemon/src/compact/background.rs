@@ -1,9 +1,13 @@
 //! Owns compaction of a running daemon: one small step after the other, no faster
 //! than its pace, everything it leaves undone told as numbers.
 //!
-//! A step looks at every partition, applies retention, and carries out one merge.
-//! Now and then it collects garbage. What goes wrong with one partition is logged
-//! and stops no other; the next round tries again.
+//! A round looks at every partition and applies retention, then carries out the merges,
+//! partition by partition. Now and then it collects garbage. What goes wrong with one
+//! partition is logged and stops no other; the next round tries again.
+//!
+//! A merge whose inputs are lost, damaged or refused would fail in every round and stop
+//! the ones behind it. So its inputs are left as they are, until garbage is collected
+//! next: somebody has to act, and need not restart the daemon afterwards.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -13,7 +17,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::gc::{Grace, Swept};
-use super::merge::{self, MergeJob, Merged};
+use super::merge::{MergeJob, Merged};
 use super::{CompactError, Compactor, Policy};
 use crate::catalog::Snapshot;
 use crate::error::{Classify, ErrorKind};
@@ -26,11 +30,17 @@ use crate::task::{Pace, Ticker};
 pub const EVERY_DEFAULT: Duration = Duration::from_secs(600);
 /// Bytes moved a second where nothing else is said: a quarter of a line of 1 Gbit/s.
 pub const BYTES_PER_SECOND_DEFAULT: u64 = 32 << 20;
+/// How long who committed last must rest before another daemon merges instead: two
+/// would do the same work, of which one half is thrown away.
+const OTHERS_REST: Duration = Duration::from_secs(3600);
 /// Rounds from one collection of garbage to the next: an hour by default.
 const ROUNDS_PER_GC: u64 = 6;
 
 /// What topics keep.
 pub type Policies = Box<dyn Fn(&TopicName) -> Policy + Send + Sync>;
+
+/// Archives, by digest, that are not joined with the one behind them.
+type Borders = HashMap<PartitionKey, HashSet<[u8; 32]>>;
 
 /// The compaction of a running daemon.
 pub struct Background {
@@ -40,8 +50,10 @@ pub struct Background {
     scratch: PathBuf,
     pace: Pace,
     metrics: Metrics,
-    /// Archives that refused the one behind them.
-    borders: HashMap<PartitionKey, HashSet<[u8; 32]>>,
+    /// Archives that refused the one behind them, for good.
+    borders: Borders,
+    /// Archives whose merge failed, until garbage is collected next.
+    failed: Borders,
     rounds: u64,
 }
 
@@ -51,9 +63,9 @@ impl std::fmt::Debug for Background {
     }
 }
 
-/// What is left to do.
+/// What is left to merge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Todo {
+pub struct Left {
     /// Merges.
     pub jobs: u64,
     /// Bytes of their inputs.
@@ -72,8 +84,8 @@ impl Background {
         pace: Pace,
         metrics: Metrics,
     ) -> Self {
-        let (borders, rounds) = (HashMap::new(), 0);
-        Self { compactor, policies, grace, scratch, pace, metrics, borders, rounds }
+        let (borders, failed, rounds) = (Borders::new(), Borders::new(), 0);
+        Self { compactor, policies, grace, scratch, pace, metrics, borders, failed, rounds }
     }
 
     /// Works in the rhythm of `ticker` until `stop` is cancelled. The first round
@@ -83,7 +95,7 @@ impl Background {
             ticker.tick().await;
             loop {
                 ticker.tick().await;
-                self.round().await;
+                self.turn().await;
             }
         };
         tokio::select! {
@@ -92,61 +104,93 @@ impl Background {
         }
     }
 
-    /// Steps until nothing is left, then garbage where its turn has come.
-    async fn round(&mut self) {
-        while let Some(Todo { jobs: 1.., .. }) = or_later(self.step().await) {}
+    /// A round, then garbage where its turn has come.
+    async fn turn(&mut self) {
+        or_later(self.round().await);
         if self.rounds.is_multiple_of(ROUNDS_PER_GC) {
             or_later(self.collect().await);
         }
         self.rounds += 1;
     }
 
-    /// Retention everywhere, and one merge. Returns what is left to merge.
+    /// Retention everywhere, then every merge that is to do. Returns what is left,
+    /// because it failed.
     ///
     /// # Errors
-    /// When the store cannot be listed.
-    pub async fn step(&mut self) -> Result<Todo, CompactError> {
+    /// When the store cannot be listed. What goes wrong with one partition does not
+    /// stop the others.
+    pub async fn round(&mut self) -> Result<Left, CompactError> {
         let now_ms = self.compactor.now_ms().await?;
-        let mut todo = Todo::default();
-        let mut first: Option<(Arc<Snapshot>, MergeJob)> = None;
+        let (mut left, mut busy) = (Left::default(), Vec::new());
         for (tp, incarnation) in self.compactor.catalog.partitions().await? {
             match self.look(&tp, incarnation, now_ms).await {
+                Ok(Some((_, jobs))) if jobs.is_empty() => {}
                 Ok(Some((snapshot, jobs))) => {
-                    todo.jobs += jobs.len() as u64;
-                    todo.bytes += jobs.iter().map(MergeJob::bytes).sum::<u64>();
-                    let job = jobs.into_iter().next();
-                    first = first.or(job.map(|job| (snapshot, job)));
+                    left.jobs += jobs.len() as u64;
+                    left.bytes += jobs.iter().map(MergeJob::bytes).sum::<u64>();
+                    busy.push(snapshot.of().clone());
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(partition = %tp, "compaction waits: {error}"),
             }
         }
-        self.metrics.compaction_todo(todo.jobs, todo.bytes);
-        let Some((snapshot, job)) = first else { return Ok(todo) };
-        let of = snapshot.of().clone();
-        let merged = self.compactor.merge(snapshot, &job, &self.scratch, &self.pace).await;
-        match merged {
-            Ok(Merged::Committed(..)) => self.metrics.compacted(job.bytes()),
-            Ok(Merged::Overtaken(_)) => {}
-            Ok(Merged::Refused(left, why)) => {
-                tracing::debug!(partition = %of.tp, "a border stays: {why}");
-                self.refuse(of, left);
+        self.metrics.compaction_todo(left.jobs, left.bytes);
+        for of in busy {
+            if let Err(error) = self.merge_all(&of, now_ms, &mut left).await {
+                tracing::warn!(partition = %of.tp, "merging waits: {error}");
             }
-            // What is damaged stays as it is; the others go on.
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                tracing::error!(partition = %of.tp, "{error}");
-                job.inputs.iter().for_each(|one| self.refuse(of.clone(), one.summary.digest));
-            }
-            Err(error) => return Err(error),
         }
-        todo.jobs -= 1;
-        todo.bytes -= job.bytes();
-        self.metrics.compaction_todo(todo.jobs, todo.bytes);
-        Ok(todo)
+        Ok(left)
     }
 
-    fn refuse(&mut self, of: PartitionKey, left: [u8; 32]) {
-        self.borders.entry(of).or_default().insert(left);
+    /// Carries out the merges of one partition, oldest first.
+    async fn merge_all(
+        &mut self,
+        of: &PartitionKey,
+        now_ms: i64,
+        left: &mut Left,
+    ) -> Result<(), CompactError> {
+        while let Some((snapshot, jobs)) = self.look(&of.tp, of.incarnation, now_ms).await? {
+            let Some(job) = jobs.into_iter().next() else { break };
+            if self.merge(snapshot, &job).await? {
+                left.jobs = left.jobs.saturating_sub(1);
+                left.bytes = left.bytes.saturating_sub(job.bytes());
+                self.metrics.compaction_todo(left.jobs, left.bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries `job` out; says whether that is done with, or failed.
+    async fn merge(&mut self, base: Arc<Snapshot>, job: &MergeJob) -> Result<bool, CompactError> {
+        let of = base.of().clone();
+        match self.compactor.merge(base, job, &self.scratch, &self.pace).await {
+            Ok(Merged::Committed(..)) => self.metrics.compacted(job.bytes()),
+            Ok(Merged::Overtaken(_)) => {}
+            Ok(Merged::Refused(digest, why)) => {
+                tracing::debug!(partition = %of.tp, "a border stays: {why}");
+                self.borders.entry(of).or_default().insert(digest);
+            }
+            // It passes by itself, and would befall the next one too.
+            Err(error) if passes(error.kind()) => return Err(error),
+            Err(error) => {
+                let range = job.range();
+                tracing::error!(partition = %of.tp, ?range, "archives stay unmerged: {error}");
+                self.metrics.compaction_failed();
+                let inputs = job.inputs.iter().map(|one| one.summary.digest);
+                self.failed.entry(of).or_default().extend(inputs);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether merging `snapshot` is ours: of several daemons on a partition, who
+    /// committed last merges, and another only where that one rests.
+    fn is_ours(&self, snapshot: &Snapshot, now_ms: i64) -> bool {
+        let rests = now_ms.saturating_sub(snapshot.manifest().committed_at_ms);
+        snapshot.writer() == self.compactor.catalog.writer()
+            || rests > OTHERS_REST.as_millis() as i64
     }
 
     /// Applies retention to one partition and plans its merges.
@@ -161,26 +205,30 @@ impl Background {
             return Ok(None);
         };
         let policy = (self.policies)(tp.topic());
-        let plan = |base| self.compactor.plan_retention(base, policy, now_ms);
-        let planned = plan(Arc::clone(&snapshot)).await?;
-        if planned.is_needed() {
-            self.compactor.retain(planned, plan).await?;
+        let apart = [&self.borders, &self.failed].into_iter();
+        let apart = apart.filter_map(|borders| borders.get(snapshot.of())).flatten().copied();
+        let apart = apart.collect();
+        let look = |base| self.compactor.todo(base, policy, now_ms, &apart);
+        let mut todo = look(Arc::clone(&snapshot)).await?;
+        if todo.retained.is_needed() {
+            let plan = |base| self.compactor.plan_retention(base, policy, now_ms);
+            self.compactor.retain(todo.retained, plan).await?;
             let Some(newer) = catalog.load(tp, Some(incarnation)).await? else { return Ok(None) };
             snapshot = newer;
+            todo = look(Arc::clone(&snapshot)).await?;
         }
-        let Some(target) = policy.merge_target else { return Ok(Some((snapshot, Vec::new()))) };
-        let none = HashSet::new();
-        let borders = self.borders.get(snapshot.of()).unwrap_or(&none);
-        let entries = snapshot.entries().await?;
-        let jobs = merge::plan(&snapshot, &entries, target, borders);
-        Ok(Some((snapshot, jobs)))
+        if !self.is_ours(&snapshot, now_ms) {
+            todo.merges.clear();
+        }
+        Ok(Some((snapshot, todo.merges)))
     }
 
-    /// Deletes the garbage that may go now.
+    /// Deletes the garbage that may go now, and gives merges that failed another try.
     ///
     /// # Errors
     /// When store or catalog fail.
     pub async fn collect(&mut self) -> Result<Swept, CompactError> {
+        self.failed.clear();
         let grace = Grace { now_ms: self.compactor.store_now_ms().await?, grace: self.grace };
         let mut swept = Swept::default();
         for (tp, incarnation) in self.compactor.catalog.partitions().await? {
@@ -198,6 +246,11 @@ impl Background {
         self.metrics.collected(swept.objects, swept.bytes);
         Ok(swept)
     }
+}
+
+/// Whether an error says nothing about what was to be merged.
+fn passes(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Retry | ErrorKind::Exhausted | ErrorKind::Fenced)
 }
 
 /// What failed is for the next round.

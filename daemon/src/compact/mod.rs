@@ -31,6 +31,7 @@ pub mod merge;
 mod policy;
 mod retain;
 pub mod retention;
+mod todo;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,9 +45,10 @@ use crate::error::{Classify, ErrorKind, io_kind};
 use crate::record::TopicPartition;
 use crate::store::{Store, StoreError};
 
-pub use background::{BYTES_PER_SECOND_DEFAULT, Background, EVERY_DEFAULT, Policies, Todo};
+pub use background::{BYTES_PER_SECOND_DEFAULT, Background, EVERY_DEFAULT, Left, Policies};
 pub use policy::{Policy, Strategy};
 pub use retain::Retained;
+pub use todo::Todo;
 
 /// Times one partition is planned anew because another writer committed first.
 const RACES_MAX: u32 = 8;

@@ -2,15 +2,16 @@
 //! limits and a time in; a log start out.
 //!
 //! A log is cut from its front only, so a policy says one thing: the new log
-//! start. Each limit says how far it would move it; the farthest wins, and
-//! nothing else combines them:
+//! start. Each limit says how far it would move it, and the farthest wins:
 //!
 //! | limit | moves the log start to |
 //! |---|---|
 //! | none | where it is |
-//! | time | the end of the last archive whose records are all older, before the first that holds a younger one |
 //! | bytes | the end of the last archive without which the rest still has as many bytes |
 //! | offsets | that many offsets before the end, in the middle of an archive too |
+//! | time | the end of the last archive whose records are all older, before the first that holds a younger one; where the others take that one away, before the next |
+//!
+//! So what was done once is done: the same limits at the same time move nothing more.
 //!
 //! Archives wholly below the log start are dropped. The one it lies in stays, and
 //! readers get nothing of it below the log start.
@@ -116,31 +117,31 @@ impl Log {
     /// Where `limits` move the log start to at the time `now_ms`, and which does.
     #[must_use]
     pub fn start_under(&self, limits: &Limits, now_ms: i64) -> (i64, Limit) {
-        let starts = [
-            (limits.time.map(|time| self.start_by_time(time, now_ms)), Limit::Time),
-            (limits.bytes.map(|bytes| self.start_by_bytes(bytes)), Limit::Bytes),
-            (limits.offsets.map(|offsets| self.start_by_offsets(offsets)), Limit::Offsets),
-        ];
         let mut farthest = (self.start, Limit::None);
-        for (start, limit) in starts {
+        let mut take = |start: Option<i64>, limit| {
             if let Some(start) = start.filter(|start| *start > farthest.0) {
                 farthest = (start, limit);
             }
-        }
+            farthest.0
+        };
+        take(limits.bytes.map(|bytes| self.start_by_bytes(bytes)), Limit::Bytes);
+        let from = take(limits.offsets.map(|most| self.start_by_offsets(most)), Limit::Offsets);
+        take(limits.time.map(|time| self.start_by_time(from, time, now_ms)), Limit::Time);
         farthest
     }
 
-    fn served(&self) -> impl Iterator<Item = &Piece> {
-        self.pieces.iter().filter(|piece| piece.tiles && piece.range.end() > self.start)
+    /// Archives that serve an offset from `from` on.
+    fn served(&self, from: i64) -> impl Iterator<Item = &Piece> {
+        self.pieces.iter().filter(move |piece| piece.tiles && piece.range.end() > from)
     }
 
-    fn start_by_time(&self, time: Duration, now_ms: i64) -> i64 {
+    fn start_by_time(&self, from: i64, time: Duration, now_ms: i64) -> i64 {
         let oldest = now_ms.saturating_sub(millis(time));
         // Who committed last saw a clock too: if ours stepped back, what he wrote is
         // not the future.
         let latest = now_ms.max(self.committed_at_ms).saturating_add(millis(FUTURE_MAX));
-        let mut start = self.start;
-        for piece in self.served() {
+        let mut start = from;
+        for piece in self.served(from) {
             match piece.max_timestamp {
                 told if told < 0 || told > latest => {}
                 told if told < oldest => start = piece.range.end(),
@@ -156,7 +157,7 @@ impl Log {
             kept.map(|piece| piece.bytes).fold(0, u64::saturating_add)
         };
         // What is kept only shrinks along the log: bisecting keeps this n log n.
-        let ends: Vec<i64> = self.served().map(|piece| piece.range.end()).collect();
+        let ends: Vec<i64> = self.served(self.start).map(|piece| piece.range.end()).collect();
         let enough = ends.partition_point(|end| kept(*end) >= most);
         enough.checked_sub(1).map_or(self.start, |last| ends[last])
     }
@@ -217,6 +218,17 @@ mod tests {
     fn a_younger_archive_protects_older_records_behind_it() {
         let log = log(vec![piece(0, 9, 1, 10), piece(10, 19, 1, 9000)]);
         assert_eq!(by_time(&log, 100, NOW), 0);
+    }
+
+    #[test]
+    fn what_a_younger_archive_protects_goes_with_it_where_another_limit_takes_that() {
+        let young_first =
+            log(vec![piece(0, 9, 1, 10), piece(10, 19, 1, 9000), piece(20, 29, 1, 0)]);
+        let time = Some(Duration::from_millis(100));
+        let limits = Limits { time, offsets: Some(20), ..Limits::default() };
+        assert_eq!(young_first.start_under(&limits, NOW), (20, Limit::Time));
+        let limits = Limits { offsets: Some(21), ..limits };
+        assert_eq!(young_first.start_under(&limits, NOW), (9, Limit::Offsets));
     }
 
     #[test]
@@ -316,7 +328,19 @@ mod tests {
             .prop_map(|(time, bytes, offsets)| Limits { time, bytes, offsets })
     }
 
-    /// The same rules, one offset at a time: whether the log may begin at `start`.
+    /// The same rules, one offset at a time: the last at which the log may begin.
+    fn brute_force(log: &Log, limits: &Limits, now: i64) -> i64 {
+        let others = Limits { time: None, ..*limits };
+        let mut begins = log.start;
+        for limits in [&others, limits] {
+            let log = Log { start: begins, ..log.clone() };
+            let may = |start: &i64| may_begin(&log, limits, now, *start);
+            begins = (begins + 1..=log.end).filter(may).max().unwrap_or(begins);
+        }
+        begins
+    }
+
+    /// Whether the log may begin at `start`.
     fn may_begin(log: &Log, limits: &Limits, now: i64, start: i64) -> bool {
         let latest = now.max(log.committed_at_ms) + DAY;
         let usable = |piece: &Piece| piece.max_timestamp >= 0 && piece.max_timestamp <= latest;
@@ -349,23 +373,18 @@ mod tests {
             back in 0i64..20,
         ) {
             let now = NOW - back * DAY;
-            let allowed = (log.start + 1..=log.end)
-                .filter(|start| may_begin(&log, &limits, now, *start))
-                .max()
-                .unwrap_or(log.start);
-            prop_assert_eq!(log.start_under(&limits, now).0, allowed);
-        }
-
-        #[test]
-        fn limits_neither_help_nor_hinder_each_other(log in any_log(), limits in any_limits()) {
-            let now = log.start_under(&limits, NOW).0;
-            let alone = [
+            let begins = log.start_under(&limits, now).0;
+            prop_assert_eq!(begins, brute_force(&log, &limits, now));
+            for alone in [
                 Limits { time: limits.time, ..Limits::default() },
                 Limits { bytes: limits.bytes, ..Limits::default() },
                 Limits { offsets: limits.offsets, ..Limits::default() },
-            ];
-            let farthest = alone.iter().map(|one| log.start_under(one, NOW).0).max();
-            prop_assert_eq!(Some(now), farthest);
+            ] {
+                prop_assert!(begins >= log.start_under(&alone, now).0, "{:?} is hindered", alone);
+            }
+            let mut done = Log { start: begins, ..log };
+            done.pieces.retain(|piece| piece.range.last() >= begins);
+            prop_assert_eq!(done.start_under(&limits, now), (begins, Limit::None), "done is done");
         }
     }
 }

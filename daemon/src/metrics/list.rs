@@ -69,6 +69,7 @@ pub(super) struct List {
     pub(super) compaction_jobs: IntGauge,
     pub(super) compaction_bytes: IntGauge,
     pub(super) compacted_bytes: IntCounter,
+    pub(super) compaction_failures: IntCounter,
     pub(super) collected_objects: IntCounter,
     pub(super) collected_bytes: IntCounter,
     pub(super) stage_duration: HistogramVec,
@@ -270,6 +271,10 @@ impl List {
             compacted_bytes: to.counter(
                 "tierd_compacted_bytes_total",
                 "Bytes of archives that were merged.",
+            )?,
+            compaction_failures: to.counter(
+                "tierd_compaction_failures_total",
+                "Merges that failed on what was to be merged; the log names it.",
             )?,
             collected_objects: to.counter(
                 "tierd_collected_objects_total",

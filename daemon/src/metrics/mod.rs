@@ -241,6 +241,11 @@ impl Metrics {
         self.inner.list.compacted_bytes.inc_by(bytes);
     }
 
+    /// Archives stay as they are because merging them failed; the log says why.
+    pub fn compaction_failed(&self) {
+        self.inner.list.compaction_failures.inc();
+    }
+
     /// Garbage was deleted.
     pub fn collected(&self, objects: u64, bytes: u64) {
         self.inner.list.collected_objects.inc_by(objects);

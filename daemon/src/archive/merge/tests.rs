@@ -5,7 +5,9 @@ use tantivy::{DocAddress, Index};
 
 use super::*;
 use crate::archive::fixture::{control, data, transactional};
-use crate::archive::{ArchiveOptions, ArchiveWriter, IndexLevel, KeyFilter, WalRank, batches_in};
+use crate::archive::{
+    ArchiveOptions, ArchiveWriter, IndexLevel, KeyFilter, WalRank, batches_in, verify_file,
+};
 use crate::record::{CanonicalRecord, TopicName, TopicPartition};
 
 fn identity() -> ArchiveIdentity {
@@ -123,6 +125,10 @@ proptest! {
             length: 0, digest: [0; 32], index_bytes: 0, toc: whole.summary.toc, ..summary.clone()
         };
         prop_assert_eq!(same(&merged.summary), same(&whole.summary));
+        // Foreign decoders agree.
+        let verified = verify_file(&merged.path).unwrap();
+        prop_assert_eq!(&verified.summary, &merged.summary);
+        prop_assert_eq!(&verified.toc, &merged.toc);
         for chunk in ours.log_chunks() {
             let raw = chunk.unpack(ours.packed(chunk).unwrap()).unwrap();
             for batch in batches_in(raw) {
@@ -144,6 +150,34 @@ proptest! {
         let again = merge_archives(scratch.path(), &identity(), &inputs).unwrap();
         prop_assert_eq!(again.summary.digest, merged.summary.digest, "equal inputs, equal bytes");
     }
+}
+
+#[test]
+fn every_flip_in_a_merged_archive_is_found_without_inflating_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let one = build(scratch.path(), 0, &[data(0, 900)], &[], IndexLevel::Keys);
+    let two = build(scratch.path(), 900, &[data(900, 3)], &[], IndexLevel::Keys);
+    let inputs = [input(&one), input(&two)];
+    let merged = merge_archives(scratch.path(), &identity(), &inputs).unwrap();
+    let chunks = inputs.iter().flat_map(|input| &input.toc.chunks);
+    let carried: HashSet<Chunk> = chunks.map(|chunk| Chunk { place: 0, ..*chunk }).collect();
+    let was_carried = |chunk: &&Chunk| carried.contains(&Chunk { place: 0, ..**chunk });
+    assert!(merged.toc.chunks.iter().filter(was_carried).count() > 6);
+    let bytes = std::fs::read(&merged.path).unwrap();
+    let path = scratch.path().join("flipped");
+    let verify = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        verify_merged(&path, &identity(), &merged.summary, &carried)
+    };
+    let (digest, toc) = verify(&bytes).unwrap();
+    assert_eq!((digest, &toc), (merged.summary.digest, &merged.toc));
+    let mut bytes = bytes;
+    for at in (0..bytes.len()).step_by(if bytes.len() > 100_000 { 3 } else { 1 }) {
+        bytes[at] ^= 1 << (at % 8);
+        assert!(verify(&bytes).is_err(), "a flip at {at} of {} was not found", bytes.len());
+        bytes[at] ^= 1 << (at % 8);
+    }
+    assert!(verify(&bytes[..bytes.len() - 1]).is_err());
 }
 
 #[test]

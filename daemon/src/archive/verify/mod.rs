@@ -16,6 +16,7 @@
 //! the broker's.
 
 mod bridge;
+mod carried;
 mod envelope;
 mod logs;
 
@@ -47,6 +48,8 @@ const BUFFER_BYTES: usize = 128 << 10;
 /// Longest list of batches that is read: a full archive's is a third of it.
 const BATCH_LIST_BYTES_MAX: u64 = 128 << 20;
 
+pub(super) use self::carried::verify_merged;
+
 /// What an archive was proven to be.
 #[derive(Clone, Debug)]
 pub struct Verified {
@@ -64,6 +67,16 @@ pub struct Verified {
 /// The first thing that is wrong.
 pub fn verify_file(path: &Path) -> Result<Verified, ArchiveError> {
     let mut file = File::open(path).map_err(ArchiveError::io("open", path))?;
+    let (length, place, packed) = read_table(&mut file, path)?;
+    match verify_stream(LocalFile(file), length, &packed, &place) {
+        Err(ArchiveError::Stream { source }) => Err(ArchiveError::io("read", path)(source)),
+        verified => verified,
+    }
+}
+
+/// The length of the object in `file`, the place of its table and the table as it
+/// lies, by its footer. The next read is at the beginning.
+fn read_table(file: &mut File, path: &Path) -> Result<(u64, TocPlace, Vec<u8>), ArchiveError> {
     let length = file.metadata().map_err(ArchiveError::io("look at", path))?.len();
     let mut read = |range: Range<u64>| -> Result<Vec<u8>, ArchiveError> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
@@ -77,10 +90,7 @@ pub fn verify_file(path: &Path) -> Result<Verified, ArchiveError> {
     let footer = Footer::decode(&read(range)?, length)?;
     let packed = read(footer.toc.range())?;
     file.rewind().map_err(ArchiveError::io("read", path))?;
-    match verify_stream(LocalFile(file), length, &packed, &footer.toc) {
-        Err(ArchiveError::Stream { source }) => Err(ArchiveError::io("read", path)(source)),
-        verified => verified,
-    }
+    Ok((length, footer.toc, packed))
 }
 
 /// Verifies the archive that `stream` yields from its first byte on: `length`

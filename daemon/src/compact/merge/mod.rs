@@ -28,7 +28,7 @@ use crate::task::Pace;
 pub use plan::{INPUTS_MAX, JobRequests, MergeJob, TARGET_BYTES_DEFAULT, plan};
 
 /// Inputs fetched at a time: small objects are mostly waiting.
-const FETCHES: usize = 8;
+pub const FETCHES: usize = 8;
 /// Bytes one request of a fetch asks for.
 const PIECE_BYTES: u64 = 8 << 20;
 
@@ -158,13 +158,10 @@ impl Compactor {
 
 /// Whether all inputs of `job` are listed by `newest`, from its log start on.
 async fn still_lists(newest: &Snapshot, job: &MergeJob) -> Result<bool, CompactError> {
-    let (Some(first), Some(last)) = (job.inputs.first(), job.inputs.last()) else {
-        return Ok(false);
-    };
-    let (base, end) = (first.summary.range.base(), last.summary.range.last());
-    let Some(range) = crate::record::OffsetRange::new(base, end) else { return Ok(false) };
+    let Some(range) = job.range() else { return Ok(false) };
     let listed = newest.find_by_offset_range(range).await?;
-    Ok(base >= newest.log_start() && job.inputs.iter().all(|input| listed.contains(input)))
+    let all = job.inputs.iter().all(|input| listed.contains(input));
+    Ok(all && range.base() >= newest.log_start())
 }
 
 fn append(path: &Path, first: bool, bytes: &[u8]) -> std::io::Result<()> {

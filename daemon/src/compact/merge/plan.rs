@@ -24,6 +24,7 @@ use std::collections::HashSet;
 
 use crate::archive::ArchiveSummary;
 use crate::catalog::{ArchiveEntry, Snapshot};
+use crate::record::OffsetRange;
 use crate::store::PART_BYTES;
 
 use super::PIECE_BYTES;
@@ -60,6 +61,13 @@ impl MergeJob {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.inputs.iter().map(|entry| entry.summary.length).sum()
+    }
+
+    /// The offsets that it tiles, `None` without inputs.
+    #[must_use]
+    pub fn range(&self) -> Option<OffsetRange> {
+        let (first, last) = (self.inputs.first()?, self.inputs.last()?);
+        OffsetRange::new(first.summary.range.base(), last.summary.range.last())
     }
 
     /// Requests it sends.
@@ -220,7 +228,7 @@ mod tests {
 
     use super::*;
     use crate::archive::{ArchiveIdentity, Encoding, FOOTER_DISTANCE, IndexLevel, TocPlace};
-    use crate::record::{OffsetRange, TopicName, TopicPartition};
+    use crate::record::{TopicName, TopicPartition};
     use crate::store::ClusterName;
 
     const TARGET: u64 = 1 << 20;
