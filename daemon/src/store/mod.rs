@@ -78,6 +78,8 @@ pub const ATTEMPTS_MAX: u32 = 3;
 /// to half of it away.
 pub const BACKOFF: Duration = Duration::from_millis(100);
 
+/// Creates of a probe: one answer that says nothing does not condemn a store.
+const PROBES: u32 = 2;
 /// Largest body of a probe, in bytes.
 const PROBE_BYTES_MAX: u64 = 64;
 
@@ -552,15 +554,24 @@ impl Store {
     ) -> Result<(), StoreError> {
         let key = ObjectKey::Probe { cluster: cluster.clone(), writer: writer.clone(), nonce };
         let first = Bytes::from_static(b"tierd probe 1");
-        let created = self.create(&key, first.clone()).await?;
-        let refused = match created {
-            Create::Done => {
-                let second = self.create(&key, Bytes::from_static(b"tierd probe 2")).await?;
-                second == Create::Exists && self.get(&key, PROBE_BYTES_MAX).await? == first
-            }
-            // The name is unique: something answers "exists" to everything.
-            Create::Exists => false,
+        let there = async || match self.get(&key, PROBE_BYTES_MAX).await {
+            Ok(found) => Ok(found == first),
+            Err(StoreError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
         };
+        // The name is unique. What exists is ours, from a request whose answer was lost;
+        // or the store did not know, and is asked again; or it says so to everything.
+        let mut created = false;
+        for _ in 0..PROBES {
+            let done = self.create(&key, first.clone()).await? == Create::Done;
+            created = done || there().await?;
+            if created {
+                break;
+            }
+        }
+        let refused = created
+            && self.create(&key, Bytes::from_static(b"tierd probe 2")).await? == Create::Exists
+            && there().await?;
         self.delete(&key).await?;
         if refused { Ok(()) } else { Err(StoreError::NotCreateOnly { store: self.to_string() }) }
     }
