@@ -40,11 +40,11 @@ use crate::record::OffsetRange;
 /// thousands of them would make the table large and reading slow.
 const CARRIED_FROM: usize = CHUNK_BYTES / 4;
 
-/// An archive to merge, whose object lies in a local file.
+/// An archive to build another from, whose object lies in a local file.
 #[derive(Debug)]
 pub struct MergeInput {
-    summary: ArchiveSummary,
-    toc: Toc,
+    pub(super) summary: ArchiveSummary,
+    pub(super) toc: Toc,
     file: File,
     path: PathBuf,
 }
@@ -86,7 +86,8 @@ impl MergeInput {
         self.toc.log().map_or(&[], |log| self.toc.chunks_of(log))
     }
 
-    fn packed(&self, chunk: &Chunk) -> Result<Bytes, ArchiveError> {
+    /// The bytes of a chunk as they lie.
+    pub(super) fn packed(&self, chunk: &Chunk) -> Result<Bytes, ArchiveError> {
         let mut packed = vec![0; chunk.packed as usize];
         self.file
             .read_exact_at(&mut packed, chunk.place)

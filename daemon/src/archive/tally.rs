@@ -21,6 +21,12 @@ impl Times {
         let min = if header.is_log_append_time() { max } else { UNKNOWN_TIMESTAMP };
         Self { min, max }
     }
+
+    /// The least and greatest of both.
+    pub(super) fn and(self, other: Option<Self>) -> Self {
+        let Self { min, max } = other.unwrap_or(self);
+        Self { min: min.min(self.min), max: max.max(self.max) }
+    }
 }
 
 /// Counts of one log.
@@ -74,7 +80,7 @@ impl Tally {
         }
         self.first_base.get_or_insert(header.base_offset);
         count(&mut self.chain, header);
-        merge(&mut self.times, times);
+        self.times = Some(times.and(self.times));
         self.both(header, bad_crc);
         self.next = header.last_offset() + 1;
     }
@@ -82,7 +88,7 @@ impl Tally {
     /// Counts an overlap batch.
     pub(super) fn overlap(&mut self, header: &BatchHeader, bad_crc: bool) {
         count(&mut self.overlaps, header);
-        merge(&mut self.overlap_times, Times::of_header(header));
+        self.overlap_times = Some(Times::of_header(header).and(self.overlap_times));
         self.both(header, bad_crc);
     }
 
@@ -125,11 +131,6 @@ fn count(counts: &mut Counts, header: &BatchHeader) {
     counts.batches += 1;
     counts.records += u64::try_from(header.record_count).unwrap_or(0);
     counts.bytes += header.wire_len() as u64;
-}
-
-fn merge(all: &mut Option<Times>, more: Times) {
-    let Times { min, max } = all.unwrap_or(more);
-    *all = Some(Times { min: min.min(more.min), max: max.max(more.max) });
 }
 
 #[cfg(test)]

@@ -13,27 +13,25 @@
 //! the scratch folder goes with it. Memory: one index segment, two chunks, the
 //! table of chunks; less than 120 MiB unless one batch alone is larger than that.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
 use super::batches::BatchRef;
 use super::error::ArchiveError;
-use super::index::IndexBuilder;
+use super::indexing::Indexing;
 use super::metadata::Metadata;
 use super::names::EntryName;
 use super::pack::{Content, Packer};
 use super::sink::{ChunkOf, Sink};
 use super::spool::Spool;
-use super::tally::{Tally, Times};
+use super::tally::Tally;
 use super::toc::{Toc, TocPlace};
 use super::transactions::Transactions;
-use super::verify::verify_file;
-use super::{ArchiveIdentity, ArchiveSummary, Encoding, IndexLevel, UNKNOWN_TIMESTAMP, WalRank};
+use super::verify::verify_new;
+use super::{ArchiveIdentity, ArchiveSummary, Encoding, IndexLevel, WalRank};
 use crate::record::batch::BATCH_BYTES_MAX;
-use crate::record::{BatchError, BatchHeader, CanonicalRecord, Codec, Entries, OffsetRange};
+use crate::record::{BatchHeader, CanonicalRecord, Codec, OffsetRange};
 
 /// A chunk ends before the batch that would take it beyond this many bytes.
 /// Full flushes at this distance cost 0.3 % of size, and a read of one batch
@@ -137,8 +135,7 @@ pub struct ArchiveWriter {
     tally: Tally,
     transactions: Transactions,
     spool: Spool,
-    index: Option<IndexBuilder>,
-    unindexed: u32,
+    index: Indexing,
     least_overlap: i64,
     // Last, so that the files above are closed before their folder is removed.
     scratch: TempDir,
@@ -176,13 +173,8 @@ impl ArchiveWriter {
             .prefix("archive-")
             .tempdir_in(scratch)
             .map_err(ArchiveError::io("create a folder in", scratch))?;
-        let indexed =
-            |values| IndexBuilder::create(&folder.path().join("index"), &identity, values);
-        let index = match options.index_level {
-            IndexLevel::None => None,
-            IndexLevel::Keys => Some(indexed(None)?),
-            IndexLevel::Full(values) => Some(indexed(Some(values))?),
-        };
+        let level = options.index_level;
+        let index = Indexing::begin(&folder.path().join("index"), &identity, level)?;
         Ok(Self {
             sink: Sink::create(&folder.path().join("archive.tar.gz"))?,
             spool: Spool::create(&folder.path().join("batches"))?,
@@ -195,7 +187,6 @@ impl ArchiveWriter {
             tally: Tally::from(start),
             transactions: Transactions::default(),
             index,
-            unindexed: 0,
             least_overlap: i64::MAX,
             scratch: folder,
         })
@@ -232,7 +223,7 @@ impl ArchiveWriter {
         let served_from = self.tally.next().max(range.base());
         let wire = wire_of(batch)?;
         let crc32c = crc32c::crc32c(&wire);
-        let times = self.index(batch, self.tally.next(), crc32c)?;
+        let times = self.index.add(batch, self.tally.next(), crc32c)?;
         self.transactions.observe(batch, served_from);
         self.tally.chain(batch.header(), batch.verify_crc().is_err(), times);
         self.spool.chain(&batch_ref(batch.header(), crc32c), rank)?;
@@ -241,7 +232,7 @@ impl ArchiveWriter {
             || self.tally.chain.batches >= BATCHES_FULL
             || self.transactions.len() >= LISTED_FULL
             || self.tally.epochs().len() >= LISTED_FULL
-            || self.index.as_ref().is_some_and(IndexBuilder::is_full)
+            || self.index.is_full()
             || range.last() - self.start.min(range.base()) >= i64::from(i32::MAX);
         Ok(if full { Room::Full } else { Room::Open })
     }
@@ -289,8 +280,9 @@ impl ArchiveWriter {
     pub fn finish(mut self) -> Result<BuiltArchive, ArchiveError> {
         self.end_log()?;
         let Some(hull) = self.tally.hull() else { return Err(ArchiveError::Empty) };
-        let index_bytes = self.add_index()?;
-        let Self { mut sink, mut packer, spool, tally, transactions, .. } = self;
+        let Self { mut sink, mut packer, spool, tally, transactions, index, .. } = self;
+        let unindexed = index.unindexed();
+        let index_bytes = index.finish(&mut sink, &mut packer)?;
         sink.begin()?;
         spool.finish(|piece| sink.piece(&mut packer, piece))?;
         sink.end(&EntryName::Batches)?;
@@ -316,7 +308,7 @@ impl ArchiveWriter {
             overlaps: tally.overlaps.batches,
             overlap_bytes: tally.overlaps.bytes,
             bad_crcs: tally.bad_crcs,
-            unindexed: self.unindexed,
+            unindexed,
             min_timestamp: times.min,
             max_timestamp: times.max,
             leader_epochs: tally.leader_epochs(),
@@ -335,16 +327,7 @@ impl ArchiveWriter {
         };
         let toc = Toc { epochs: tally.epochs().to_vec(), ended, open, ..Toc::default() };
         let identity = &self.identity;
-        let prove = |path: &Path, summary: &ArchiveSummary| {
-            let verified = verify_file(path)?;
-            let digest = verified.summary.digest;
-            let expected = ArchiveSummary { digest, ..summary.clone() };
-            if verified.summary != expected || verified.identity != *identity {
-                let why = "the summary read back differs from the one written";
-                return Err(ArchiveError::corrupt("the finished archive", why));
-            }
-            Ok((digest, verified.toc))
-        };
+        let prove = |path: &Path, summary: &_| verify_new(path, identity, summary);
         BuiltArchive::finish(sink, &mut packer, identity, summary, toc, self.scratch, prove)
     }
 
@@ -359,31 +342,6 @@ impl ArchiveWriter {
             return Err(refused(batch.range(), "the log would grow beyond 2^31 - 1 bytes"));
         }
         Ok(())
-    }
-
-    /// Adds a batch to the index and tells the timestamps of its records.
-    fn index(
-        &mut self,
-        batch: &CanonicalRecord,
-        from: i64,
-        crc32c: u32,
-    ) -> Result<Times, ArchiveError> {
-        let Some(index) = &mut self.index else {
-            return Ok(Times::of_header(batch.header()));
-        };
-        let walked = batch.entries().and_then(|entries| {
-            let times = times_of(batch, entries.clone())?;
-            Ok((entries, times))
-        });
-        let Ok((entries, times)) = walked else {
-            self.unindexed += 1;
-            let max = batch.header().max_timestamp;
-            return Ok(Times { min: UNKNOWN_TIMESTAMP, max });
-        };
-        if !batch.header().is_control() {
-            index.add(batch, entries, from, crc32c)?;
-        }
-        Ok(times)
     }
 
     /// Adds a batch to the log that is open.
@@ -448,53 +406,13 @@ impl ArchiveWriter {
         };
         Ok(())
     }
-
-    /// Takes the files of the index in, and the filter of its keys; returns the bytes
-    /// of the files.
-    fn add_index(&mut self) -> Result<u64, ArchiveError> {
-        let Some(index) = self.index.take() else { return Ok(0) };
-        let mut bytes = 0;
-        let mut buffer = vec![0; CHUNK_BYTES];
-        let (files, keys) = index.finish()?;
-        for file in files {
-            let mut source =
-                File::open(&file.path).map_err(ArchiveError::io("open", &file.path))?;
-            self.sink.begin()?;
-            loop {
-                let len =
-                    fill(&mut source, &mut buffer).map_err(ArchiveError::io("read", &file.path))?;
-                if len == 0 {
-                    break;
-                }
-                self.sink.piece(&mut self.packer, &buffer[..len])?;
-            }
-            bytes += self.sink.end(&EntryName::Index(file.name))?;
-            std::fs::remove_file(&file.path).map_err(ArchiveError::io("remove", &file.path))?;
-        }
-        if let Some(keys) = keys {
-            self.sink.whole(&mut self.packer, &EntryName::Keys, &keys)?;
-        }
-        Ok(bytes)
-    }
-}
-
-/// Reads until `buffer` is full or the source ends.
-fn fill(source: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut len = 0;
-    while len < buffer.len() {
-        match source.read(&mut buffer[len..])? {
-            0 => break,
-            more => len += more,
-        }
-    }
-    Ok(len)
 }
 
 fn refused(range: OffsetRange, why: &'static str) -> ArchiveError {
     ArchiveError::Refused { base_offset: range.base(), last_offset: range.last(), why }
 }
 
-fn wire_of(batch: &CanonicalRecord) -> Result<bytes::Bytes, ArchiveError> {
+pub(super) fn wire_of(batch: &CanonicalRecord) -> Result<bytes::Bytes, ArchiveError> {
     let base_offset = batch.header().base_offset;
     batch.to_kafka_batch().map_err(|source| ArchiveError::Batch { base_offset, source })
 }
@@ -507,18 +425,6 @@ fn batch_ref(header: &BatchHeader, crc32c: u32) -> BatchRef {
         crc32c,
         rank: None,
     }
-}
-
-/// Walks all entries. The header's word counts too, for the greatest: that is
-/// what a broker's own time index holds.
-fn times_of(batch: &CanonicalRecord, mut entries: Entries) -> Result<Times, BatchError> {
-    let told = batch.header().max_timestamp;
-    let mut times = Times { min: told, max: told };
-    while let Some(entry) = entries.next_ref() {
-        let timestamp = batch.effective_timestamp(entry?.timestamp);
-        times = Times { min: times.min.min(timestamp), max: times.max.max(timestamp) };
-    }
-    Ok(times)
 }
 
 #[cfg(test)]

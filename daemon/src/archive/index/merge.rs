@@ -1,4 +1,5 @@
-//! Owns joining the indexes of neighbouring archives into one.
+//! Owns joining the indexes of neighbouring archives into one, and the segments of one
+//! index that has too many.
 //!
 //! As long as there are few, segments are carried over as they are: a segment's
 //! files do not know their place, only `meta.json` lists them, in offset order.
@@ -12,6 +13,7 @@
 //!
 //! The filter of all keys is made anew, from the terms of all segments.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
@@ -133,6 +135,40 @@ pub(in crate::archive) fn join(
     files.push(Joined::Written(IndexFile { name: "meta.json".to_owned(), path }));
     files.sort_by(|a, b| a.name().cmp(b.name()));
     Ok((files, keys.finish()))
+}
+
+/// The index in `files`, sorted by name, with fewer segments, in the new folder `folder`.
+pub(super) fn fewer(
+    folder: &Path,
+    files: Vec<IndexFile>,
+) -> Result<(Vec<IndexFile>, Option<Vec<u8>>), ArchiveError> {
+    let mut source = Source { meta: Vec::new(), files: Vec::new() };
+    for IndexFile { name, path } in &files {
+        if name == "meta.json" {
+            source.meta = fs::read(path).map_err(ArchiveError::io("read", path))?;
+        } else {
+            let found = fs::metadata(path).map_err(ArchiveError::io("look at", path))?;
+            source.files.push((name.clone(), found.len()));
+        }
+    }
+    let path_of = |name: &str| files.iter().find(|file| file.name == name).map(|file| &file.path);
+    let mut moved = HashMap::new();
+    let take = |_, name: &str, to: &Path| {
+        if let Some(from) = path_of(name) {
+            fs::rename(from, to).map_err(ArchiveError::io("move", from))?;
+            moved.insert(name.to_owned(), to.to_owned());
+        }
+        Ok(())
+    };
+    let (joined, keys) = join(folder, &[source], take)?;
+    let joined = joined.into_iter().filter_map(|file| match file {
+        Joined::Written(file) => Some(file),
+        Joined::Carried { name, .. } => {
+            let path = moved.remove(&name)?;
+            Some(IndexFile { name, path })
+        }
+    });
+    Ok((joined.collect(), keys))
 }
 
 /// Adds the keys of all records of `segment`, whose files are unpacked.

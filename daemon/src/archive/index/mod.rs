@@ -44,9 +44,10 @@ pub use document::{
     time_of, tokenizers,
 };
 
+use merge::fewer;
 pub(super) use merge::{Joined, Source, join};
 
-/// A segment ends with the batch that takes its memory to this many bytes.
+/// [`IndexBuilder::segment_bytes`], outside tests.
 const SEGMENT_BYTES: usize = 48 << 20;
 /// A segment ends inside a batch that takes it this far: huge batches of tiny
 /// records, which decode to many times their size on the wire.
@@ -76,6 +77,8 @@ pub(super) struct IndexBuilder {
     keys: KeyFilterBuilder,
     /// Values that were too long, or JSON too large to be read.
     skipped_values: u64,
+    /// A segment ends with the batch that takes its memory to this many bytes.
+    segment_bytes: usize,
 }
 
 /// A finished segment.
@@ -144,6 +147,7 @@ impl IndexBuilder {
             content,
             keys: KeyFilterBuilder::new(),
             skipped_values: 0,
+            segment_bytes: SEGMENT_BYTES,
         })
     }
 
@@ -185,7 +189,7 @@ impl IndexBuilder {
                 self.cut_from(SEGMENT_BYTES_MAX)?;
             }
         }
-        self.cut_from(SEGMENT_BYTES)
+        self.cut_from(self.segment_bytes)
     }
 
     /// Whether no further batch should be added.
@@ -193,7 +197,8 @@ impl IndexBuilder {
         self.segments.len() >= SEGMENTS_FULL
     }
 
-    /// Ends the index: its files, sorted by name, and the filter of its keys.
+    /// Ends the index: its files, sorted by name, and the filter of its keys. Of more
+    /// segments than an archive is to have, neighbours are merged.
     pub(super) fn finish(mut self) -> Result<(Vec<IndexFile>, Option<Vec<u8>>), ArchiveError> {
         self.cut()?;
         let mut files = Vec::new();
@@ -213,6 +218,9 @@ impl IndexBuilder {
         }
         files.push(self.write_meta()?);
         files.sort_by(|a, b| a.name.cmp(&b.name));
+        if self.segments.len() > SEGMENTS_FULL {
+            return fewer(&self.folder.join("fewer"), files);
+        }
         Ok((files, self.keys.finish()))
     }
 

@@ -176,6 +176,40 @@ fn memory_used_up_begins_a_segment_at_the_next_batch() {
 }
 
 #[test]
+fn an_index_with_too_many_segments_gets_fewer_and_finds_the_same_in_order() {
+    let scratch = tempfile::tempdir().unwrap();
+    let create =
+        |name: &str| IndexBuilder::create(&scratch.path().join(name), &identity(), None).unwrap();
+    let mut many = IndexBuilder { segment_bytes: 1, ..create("many") };
+    let mut one = create("one");
+    for n in 0..40 {
+        let batch = data(n * 10, 10);
+        many.add(&batch, batch.entries().unwrap(), 0, 7).unwrap();
+        one.add(&batch, batch.entries().unwrap(), 0, 7).unwrap();
+    }
+    assert_eq!(many.segments.len(), 40);
+    let ((files, keys), (_, expected)) = (many.finish().unwrap(), one.finish().unwrap());
+    assert_eq!(keys, expected);
+    assert!(files.is_sorted_by_key(|file| file.name.clone()));
+    let folder = tempfile::tempdir().unwrap();
+    for file in files {
+        fs::copy(&file.path, folder.path().join(&file.name)).unwrap();
+    }
+    let searcher = open(folder.path());
+    assert!(searcher.segment_readers().len() <= SEGMENTS_FULL);
+    assert_eq!(find(&searcher, "key", &key_term(b"key-273")), [273]);
+    let all: Vec<i64> = searcher
+        .segment_readers()
+        .iter()
+        .flat_map(|segment| {
+            let column = segment.fast_fields().i64("offset").unwrap();
+            (0..segment.max_doc()).map(|doc| column.first(doc).unwrap()).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(all, (0..400).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_full_disk_is_told_as_one() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = scratch.path().join("index");

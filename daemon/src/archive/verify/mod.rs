@@ -74,6 +74,23 @@ pub fn verify_file(path: &Path) -> Result<Verified, ArchiveError> {
     }
 }
 
+/// Verifies the new archive in the file `path`, which is one of `identity` and of which
+/// all but the digest is known. Returns digest and table. Blocks.
+pub(super) fn verify_new(
+    path: &Path,
+    identity: &ArchiveIdentity,
+    summary: &ArchiveSummary,
+) -> Result<([u8; 32], Toc), ArchiveError> {
+    let verified = verify_file(path)?;
+    let digest = verified.summary.digest;
+    let expected = ArchiveSummary { digest, ..summary.clone() };
+    if verified.summary != expected || verified.identity != *identity {
+        let why = "the summary read back differs from the one written";
+        return Err(ArchiveError::corrupt("the finished archive", why));
+    }
+    Ok((digest, verified.toc))
+}
+
 /// The length of the object in `file`, the place of its table and the table as it
 /// lies, by its footer. The next read is at the beginning.
 fn read_table(file: &mut File, path: &Path) -> Result<(u64, TocPlace, Vec<u8>), ArchiveError> {
