@@ -25,6 +25,7 @@ mod pipeline;
 mod rebuild;
 mod reclaim;
 mod record_codec;
+mod reindexing;
 mod release;
 mod reports;
 mod retaining;

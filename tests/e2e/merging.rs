@@ -32,15 +32,15 @@ use tierd_tests::process::Tierd;
 
 use crate::TIERD;
 
-fn partition() -> TopicPartition {
+pub fn partition() -> TopicPartition {
     TopicPartition::new(TopicName::new("orders").unwrap(), 0).unwrap()
 }
 
-struct Process {
-    store: Store,
-    catalog: Arc<Catalog>,
-    compactor: Compactor,
-    scratch: tempfile::TempDir,
+pub struct Process {
+    pub store: Store,
+    pub catalog: Arc<Catalog>,
+    pub compactor: Compactor,
+    pub scratch: tempfile::TempDir,
 }
 
 fn process(store: Store, name: &str) -> Process {
@@ -58,17 +58,22 @@ fn process(store: Store, name: &str) -> Process {
     Process { store, catalog, compactor, scratch: tempfile::tempdir().unwrap() }
 }
 
-fn over(objects: Arc<dyn ObjectStore>, name: &str) -> Process {
+pub fn over(objects: Arc<dyn ObjectStore>, name: &str) -> Process {
     process(Store::new(objects, "").with_backoff(Duration::ZERO), name)
 }
 
 impl Process {
-    async fn newest(&self) -> Arc<Snapshot> {
+    /// The newest manifest, if the store tells.
+    pub async fn look(&self) -> Result<Arc<Snapshot>, CatalogError> {
+        Ok(self.catalog.load(&partition(), None).await?.unwrap())
+    }
+
+    pub async fn newest(&self) -> Arc<Snapshot> {
         self.catalog.load(&partition(), None).await.unwrap().unwrap()
     }
 
     /// Archives `batches` as one archive behind the last.
-    async fn archive(&self, batches: &[Bytes]) {
+    pub async fn archive(&self, batches: &[Bytes]) {
         let base = self.catalog.load(&partition(), None).await.unwrap();
         let start = base.as_deref().map_or(0, Snapshot::archived_through);
         let identity = ArchiveIdentity { tp: partition(), incarnation: 0 };
@@ -99,7 +104,7 @@ impl Process {
         }
     }
 
-    async fn merge(&self, target: u64) -> Result<Merges, CompactError> {
+    pub async fn merge(&self, target: u64) -> Result<Merges, CompactError> {
         let scratch = self.scratch.path();
         merge_all(&self.compactor, &self.catalog, &partition(), target, scratch).await
     }
@@ -111,14 +116,14 @@ impl Process {
         self.compactor.merge(base, job, self.scratch.path(), &Pace::unlimited()).await
     }
 
-    async fn gc(&self, grace: Duration) -> Result<u64, CompactError> {
+    pub async fn gc(&self, grace: Duration) -> Result<u64, CompactError> {
         let grace = Grace { now_ms: self.compactor.store_now_ms().await?, grace };
         let survey = self.compactor.survey(&partition(), 0, grace).await?;
         Ok(self.compactor.sweep(survey, grace).await?.objects)
     }
 
     /// Every batch as it is served.
-    async fn log(&self) -> Vec<Bytes> {
+    pub async fn log(&self) -> Vec<Bytes> {
         let reader = ArchiveReader::new(self.store.clone(), ReadOptions::default());
         let (newest, stats, mut found) = (self.newest().await, ReadStats::default(), Vec::new());
         for entry in newest.entries().await.unwrap() {
@@ -134,12 +139,12 @@ impl Process {
     }
 }
 
-fn batches(count: usize) -> Vec<Bytes> {
+pub fn batches(count: usize) -> Vec<Bytes> {
     Batches::new(6, 0).take(count).map(|batch| batch.wire).collect()
 }
 
 /// Archives of five batches each, by a process that only looks on afterwards.
-async fn witness(below: &Arc<dyn ObjectStore>, batches: &[Bytes]) -> Process {
+pub async fn witness(below: &Arc<dyn ObjectStore>, batches: &[Bytes]) -> Process {
     let witness = over(Arc::clone(below), "witness");
     for part in batches.chunks(5) {
         witness.archive(part).await;
@@ -148,7 +153,7 @@ async fn witness(below: &Arc<dyn ObjectStore>, batches: &[Bytes]) -> Process {
 }
 
 /// Bytes of log of `batches`.
-fn bytes_of(batches: &[Bytes]) -> u64 {
+pub fn bytes_of(batches: &[Bytes]) -> u64 {
     batches.iter().map(|batch| batch.len() as u64).sum()
 }
 

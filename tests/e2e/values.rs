@@ -20,7 +20,7 @@ async fn world_of(level: &str, archives: usize, records: usize) -> World {
     World::indexed(Arc::new(InMemory::new()), 6, &size, level.parse().unwrap()).await
 }
 
-fn asking(query: &str) -> SearchRequest {
+pub fn asking(query: &str) -> SearchRequest {
     let topic = Some(TopicName::new("orders").unwrap());
     let scope = Scope { topic, partition: Some(0), incarnation: None };
     let query = Some(query.to_owned());
@@ -31,7 +31,7 @@ async fn answer(world: &World, query: &str) -> Answer {
     ask(&world.searcher(), asking(query)).await.unwrap()
 }
 
-fn offsets(answer: &Answer) -> Vec<i64> {
+pub fn offsets(answer: &Answer) -> Vec<i64> {
     answer.hits.iter().map(|hit| hit.2).collect()
 }
 
@@ -50,10 +50,10 @@ fn json_of(known: &Known) -> Value {
 }
 
 /// What a query means, said without Tantivy.
-type Wanted = Box<dyn Fn(&Known) -> bool>;
+pub type Wanted = Box<dyn Fn(&Known) -> bool + Send>;
 
 /// A random query over JSON, and what it means.
-fn json_query(rng: &mut StdRng) -> (String, Wanted) {
+pub fn json_query(rng: &mut StdRng) -> (String, Wanted) {
     let word = world::WORDS[rng.random_range(0..world::WORDS.len())];
     let city = world::CITIES[rng.random_range(0..world::CITIES.len())];
     let other = world::CITIES[rng.random_range(0..world::CITIES.len())];
@@ -273,7 +273,7 @@ async fn an_archive_that_cannot_answer_a_query_is_named() {
 }
 
 /// A batch of records with these values.
-fn of_values(base: i64, values: &[&[u8]]) -> CanonicalRecord {
+pub fn of_values(base: i64, values: &[&[u8]]) -> CanonicalRecord {
     let header = BatchHeader {
         base_offset: base,
         batch_length: 0,

@@ -96,7 +96,10 @@ fn check_chain(log: &[Bytes], base: i64, last: i64) -> Result<()> {
 }
 
 /// The batches of one archive: of its log, and beneath it.
-async fn contents(store: &Store, entry: &ArchiveEntry) -> Result<(Vec<Bytes>, Vec<Bytes>)> {
+///
+/// # Errors
+/// When the object is not the one that `entry` tells of.
+pub async fn contents(store: &Store, entry: &ArchiveEntry) -> Result<(Vec<Bytes>, Vec<Bytes>)> {
     let bytes = store.get(&entry.key(), OBJECT_BYTES_MAX).await?;
     ensure!(bytes.len() as u64 == entry.summary.length, "it has {} bytes", bytes.len());
     ensure!(*blake3::hash(&bytes).as_bytes() == entry.summary.digest, "its digest is another");

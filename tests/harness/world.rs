@@ -10,6 +10,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -71,7 +72,8 @@ pub struct World {
     pub catalog: Arc<Catalog>,
     /// By topic and partition.
     pub logs: Vec<Log>,
-    scratch: tempfile::TempDir,
+    /// A folder for files that come and go.
+    pub scratch: tempfile::TempDir,
 }
 
 /// A catalog over `store` whose clock stands still.
@@ -135,6 +137,14 @@ impl World {
         world
     }
 
+    /// The same world in another store, which holds the same.
+    #[must_use]
+    pub fn on(&self, objects: Arc<dyn ObjectStore>, writer: &str) -> Self {
+        let store = Store::new(objects, "").with_backoff(Duration::ZERO);
+        let (catalog, scratch) = (catalog(&store, writer), tempfile::tempdir().expect("a folder"));
+        Self { store, catalog, logs: self.logs.clone(), scratch }
+    }
+
     /// Archives `batches` behind `base` and commits them.
     pub async fn commit(
         &self,
@@ -143,11 +153,24 @@ impl World {
         batches: &[CanonicalRecord],
         level: IndexLevel,
     ) -> Arc<Snapshot> {
+        self.commit_over(tp, base, batches, &[], level).await
+    }
+
+    /// As [`Self::commit`], with batches `beneath` that those supersede.
+    pub async fn commit_over(
+        &self,
+        tp: &TopicPartition,
+        base: Option<Arc<Snapshot>>,
+        batches: &[CanonicalRecord],
+        beneath: &[CanonicalRecord],
+        level: IndexLevel,
+    ) -> Arc<Snapshot> {
         let identity = ArchiveIdentity { tp: tp.clone(), incarnation: 0 };
         let options = ArchiveOptions { index_level: level, ..ArchiveOptions::default() };
         let number = base.as_deref().map_or(0, Snapshot::number) + 1;
         let start = base.as_deref().map_or(0, Snapshot::archived_through);
-        let built = build(self.scratch.path(), &identity, start, batches, options);
+        let (scratch, batches) = (self.scratch.path(), (batches, beneath));
+        let built = build_over(scratch, &identity, start, batches, options);
         let entry =
             ArchiveEntry::new(self.catalog.cluster(), &identity, number, built.summary.clone());
         self.store.put_file(&entry.key(), &built.path).await.expect("stored");
@@ -166,7 +189,6 @@ impl World {
 }
 
 /// Builds an archive of `batches`, which tiles from `start` on, below `scratch`.
-#[must_use]
 pub fn build(
     scratch: &Path,
     identity: &ArchiveIdentity,
@@ -174,11 +196,26 @@ pub fn build(
     batches: &[CanonicalRecord],
     options: ArchiveOptions,
 ) -> tierd::archive::BuiltArchive {
+    build_over(scratch, identity, start, (batches, &[]), options)
+}
+
+/// As [`build`], with batches `beneath` that those supersede.
+fn build_over(
+    scratch: &Path,
+    identity: &ArchiveIdentity,
+    start: i64,
+    (batches, beneath): (&[CanonicalRecord], &[CanonicalRecord]),
+    options: ArchiveOptions,
+) -> tierd::archive::BuiltArchive {
     let mut writer = ArchiveWriter::create(scratch, identity.clone(), start, options)
         .expect("an archive begins");
     for (number, batch) in batches.iter().enumerate() {
         let rank = WalRank { segment: 1, position: number as u64 };
         let _ = writer.push(batch, rank).expect("a batch of the chain");
+    }
+    for (number, batch) in beneath.iter().enumerate() {
+        let rank = WalRank { segment: 0, position: number as u64 };
+        let _ = writer.push_overlap(batch, rank).expect("a batch beneath");
     }
     writer.finish().expect("an archive")
 }

@@ -20,6 +20,7 @@ mod picking;
 mod reading;
 mod rebuild;
 mod records;
+mod reindex;
 mod run;
 mod search;
 mod serve;
@@ -116,6 +117,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Apply retention to what is archived: a dry run until --confirm
     Compact(compact::CompactArgs),
+    /// Give archives another index level: a dry run until --confirm
+    Reindex(reindex::ReindexArgs),
     /// Delete a topic, a partition or its beginning from the archive: a dry run until --confirm
     Delete(delete::DeleteArgs),
     /// Delete objects that nobody needs any more: a dry run until --confirm
@@ -162,6 +165,7 @@ async fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Inspect(args) => inspect::inspect(args, config, json).await,
         Command::Verify(args) => verify::verify(args, config, json).await,
         Command::Compact(args) => compact::compact(args, config, json).await,
+        Command::Reindex(args) => reindex::reindex(args, config, json).await,
         Command::Delete(args) => delete::delete(args, config, json).await,
         Command::Gc(args) => gc::gc(args, config, json).await,
         Command::RebuildManifest(args) => rebuild::rebuild(args, config, json).await,

@@ -1,6 +1,6 @@
-//! Owns what becomes of archives once they are committed: which are made one,
-//! which go because they are too old or too many, and which objects of the store
-//! are garbage.
+//! Owns what becomes of archives once they are committed: which are made one or get
+//! another index, which go because they are too old or too many, and which objects of
+//! the store are garbage.
 //!
 //! Does not own: what is committed and how (`catalog`), the bytes of an archive
 //! (`archive`), who reads. Nothing here is needed to read.
@@ -29,6 +29,8 @@ mod background;
 pub mod gc;
 pub mod merge;
 mod policy;
+pub mod reindex;
+mod replace;
 mod retain;
 pub mod retention;
 mod todo;
@@ -47,6 +49,7 @@ use crate::store::{Store, StoreError};
 
 pub use background::{BYTES_PER_SECOND_DEFAULT, Background, EVERY_DEFAULT, Left, Policies};
 pub use policy::{Policy, Strategy};
+pub use replace::JobRequests;
 pub use retain::Retained;
 pub use todo::Todo;
 
@@ -74,7 +77,7 @@ pub enum CompactError {
         source: std::io::Error,
     },
     /// An archive is not what its manifest says.
-    #[error("{object} is not what was archived and is not merged; run tierd verify --deep")]
+    #[error("{object} is not what was archived and stays as it is; run tierd verify --deep")]
     Damaged {
         /// The archive.
         object: String,

@@ -30,8 +30,8 @@ const STEPS: &[(&str, &[&str])] = &[
 /// Places that another test kills at: its file and its name.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("compact/gc/sweep.rs delete 1", "collect.rs", KILLED_COLLECTING),
-    ("compact/merge/mod.rs put_file 1", "merging.rs", KILLED_MERGING),
-    ("compact/merge/mod.rs copy 1", "merging.rs", KILLED_MERGING),
+    ("compact/replace.rs put_file 1", "merging.rs", KILLED_MERGING),
+    ("compact/replace.rs copy 1", "merging.rs", KILLED_MERGING),
     // What closes blocks: gc, and who begins a partition anew.
     ("catalog/collect.rs create 1", "rebuild.rs", KILLED_REBUILDING),
     // What asks the store for its time before anything is collected.

@@ -24,10 +24,8 @@ use std::collections::HashSet;
 
 use crate::archive::ArchiveSummary;
 use crate::catalog::{ArchiveEntry, Snapshot};
+use crate::compact::JobRequests;
 use crate::record::OffsetRange;
-use crate::store::PART_BYTES;
-
-use super::PIECE_BYTES;
 
 /// Bytes of log of a final archive where nothing else is said: few enough requests
 /// for years of data, and small enough to retain by and to copy in a minute.
@@ -45,9 +43,6 @@ const OFFSETS: u64 = 1 << 30;
 const LISTED: u64 = 1 << 16;
 /// Inputs of one job at most: each is a file open and a request in a row.
 pub const INPUTS_MAX: usize = 2048;
-
-/// Begin and end of an upload, and the manifest.
-const COMMIT_WRITES: u64 = 3;
 
 /// Archives to be made one. At least two, ascending neighbours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,19 +68,8 @@ impl MergeJob {
     /// Requests it sends.
     #[must_use]
     pub fn requests(&self) -> JobRequests {
-        let reads = self.inputs.iter().map(|entry| entry.summary.length.div_ceil(PIECE_BYTES));
-        let writes = self.bytes().div_ceil(PART_BYTES) + COMMIT_WRITES;
-        JobRequests { reads: reads.sum(), writes }
+        JobRequests::of(&self.inputs)
     }
-}
-
-/// Requests that a job sends to the store, about: what it costs beside bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct JobRequests {
-    /// Ranges read.
-    pub reads: u64,
-    /// Parts written, and the commit.
-    pub writes: u64,
 }
 
 /// What adds up in an archive.
