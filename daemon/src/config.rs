@@ -5,6 +5,7 @@
 //! knows is an error: a misspelt limit must not be no limit.
 
 mod compaction;
+mod scrub;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::wal::BrokerStart;
 use crate::wal::classify::{ARCHIVE_IDLE_DEFAULT, ROTATED_BYTES_MIN, Rules, SETTLE_DEFAULT};
 
 pub use compaction::{CompactionConfig, TopicPolicy, parse_bytes};
+pub use scrub::ScrubConfig;
 
 /// Where a daemon listens when nothing is said.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:9095";
@@ -93,6 +95,9 @@ pub struct Config {
     /// What becomes of archives once they are committed.
     #[serde(default)]
     pub compaction: CompactionConfig,
+    /// How damage is looked for in the background.
+    #[serde(default)]
+    pub scrub: ScrubConfig,
 }
 
 impl Config {

@@ -33,6 +33,7 @@ use crate::reports::Reports;
 use crate::search::Searcher;
 use crate::store::{Op, Store};
 use crate::task::{Jitter, Pace, TaskError, TaskSet, Ticker};
+use crate::upkeep::{Scrub, ScrubOptions};
 use crate::wal::{WalDir, Watch};
 
 /// The writer's id of a command that commits nothing.
@@ -61,6 +62,8 @@ pub struct Rooms {
     pub metrics: Metrics,
     /// What probes are told.
     pub health: Health,
+    /// How a daemon looks for damage.
+    pub scrub: ScrubOptions,
 }
 
 impl Rooms {
@@ -110,6 +113,8 @@ impl Rooms {
         let metrics = Metrics::new(Arc::clone(&clock))?;
         let counted = store.clone();
         metrics.count_store_by(move || store_counts(&counted));
+        let quarantine = reader.quarantine().clone();
+        metrics.count_quarantined_by(move || quarantine.count());
         let statuses = fetch::Status::ALL.map(fetch::Status::as_str);
         metrics.expect_of_fetches(&statuses, &fetch::Stage::ALL.map(fetch::Stage::as_str));
         let health = Health::new(Arc::clone(&clock));
@@ -130,6 +135,7 @@ impl Rooms {
             clock,
             metrics,
             health,
+            scrub: config.scrub.options()?,
         })
     }
 
@@ -334,6 +340,7 @@ pub async fn serve(
 pub async fn serve_until_signal(rooms: &Rooms, listeners: Listeners) -> anyhow::Result<()> {
     let mut tasks = TaskSet::default();
     spawn_servers(&mut tasks, rooms, None, listeners);
+    spawn_scrub(&mut tasks, rooms);
     run_to_the_end(tasks).await
 }
 
@@ -367,6 +374,7 @@ pub async fn archive_until_signal(
             Ok(())
         });
     }
+    spawn_scrub(&mut tasks, rooms);
     let ended = run_to_the_end(tasks).await;
     indexer.abandon();
     ended
@@ -381,6 +389,17 @@ fn spawn_servers(
     let rooms = rooms.clone();
     tasks.spawn("serving", |stop| async move {
         serve(&rooms, watermarks, listeners, stop).await.map_err(Into::into)
+    });
+}
+
+fn spawn_scrub(tasks: &mut TaskSet, rooms: &Rooms) {
+    let (catalog, clock) = (Arc::clone(&rooms.catalog), Arc::clone(&rooms.clock));
+    let (store, reader, metrics) =
+        (rooms.store.clone(), rooms.reader.clone(), rooms.metrics.clone());
+    let scrub = Scrub::new(store, catalog, reader, metrics, clock, rooms.scrub);
+    tasks.spawn("scrubbing", |stop| async move {
+        scrub.run(stop).await;
+        Ok(())
     });
 }
 

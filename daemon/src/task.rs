@@ -96,6 +96,12 @@ impl Pace {
         Self::default()
     }
 
+    /// Bytes a second, where there is a limit.
+    #[must_use]
+    pub fn per_second(&self) -> Option<u64> {
+        self.per_second
+    }
+
     /// Waits until `bytes` may be moved.
     pub async fn take(&self, bytes: u64) {
         if let Some(from) = self.reserve(bytes, Instant::now()) {
@@ -371,6 +377,7 @@ mod tests {
         assert_eq!(wait(10, ms(5000)), 5000, "what was not used is not saved");
         assert_eq!(wait(10, ms(5000)), 5100);
         assert_eq!(Pace::unlimited().reserve(u64::MAX, now), None);
+        assert_eq!((pace.per_second(), Pace::unlimited().per_second()), (Some(100), None));
     }
 
     #[tokio::test]

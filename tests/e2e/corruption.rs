@@ -33,6 +33,8 @@ use tierd_tests::reads::all_from;
 const CORRUPTIONS: u64 = 300;
 /// Bytes after which an archive is full: several of them, of several chunks' kinds.
 const ARCHIVE_BYTES: u64 = 20_000;
+/// Bytes of each record's value there.
+const VALUE_BYTES: usize = 300;
 /// Batches of each of the two runs.
 const BATCHES: i64 = 12;
 
@@ -53,8 +55,9 @@ fn rooms(objects: &Arc<dyn ObjectStore>) -> Rooms {
     Rooms::over(store, &config).unwrap()
 }
 
-/// Archives two runs: compressed and other batches, and some beneath others.
-async fn archive() -> Stored {
+/// Archives two runs of records with values of `value_bytes`, `archive_bytes` to an
+/// archive: compressed and other batches, and some beneath others.
+async fn archive(value_bytes: usize, archive_bytes: u64) -> Stored {
     let folder = tempfile::tempdir().unwrap();
     let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let mut batches = Vec::new();
@@ -65,16 +68,16 @@ async fn archive() -> Stored {
         for number in 0..BATCHES {
             let base = 10 * (BATCHES * run as i64 + number);
             let codec = codecs[number as usize % codecs.len()];
-            let wire = sample_batch(base, 10, 300, codec).unwrap();
+            let wire = sample_batch(base, 10, value_bytes, codec).unwrap();
             if number % 5 == 2 {
-                segment.append(&sample_batch(base, 10, 200, codec).unwrap()).unwrap();
+                segment.append(&sample_batch(base, 10, value_bytes / 2, codec).unwrap()).unwrap();
             }
             segment.append(&wire).unwrap();
             batches.push(wire);
         }
         segment.finish().unwrap();
         let rooms = rooms(&objects);
-        let options = ArchiveOptions { target_log_bytes: ARCHIVE_BYTES, ..Default::default() };
+        let options = ArchiveOptions { target_log_bytes: archive_bytes, ..Default::default() };
         let indexer = Indexer::new(
             WalFormat::Chronik,
             Arc::clone(&rooms.catalog),
@@ -188,12 +191,13 @@ async fn read(rooms: &Rooms, stored: &Stored, object: &Path) -> Vec<bool> {
 /// What `verify --deep` finds.
 async fn verify(rooms: &Rooms) -> Vec<String> {
     let (store, catalog, reader) = (&rooms.store, &rooms.catalog, &rooms.reader);
-    let check = match verify_partition(store, catalog, reader, &tp(), 0, true).await {
+    let now = rooms.clock.now_ms();
+    let check = match verify_partition(store, catalog, reader, &tp(), 0, true, now).await {
         Ok(check) => check,
         // A byte that says which version it is: it cannot be read, and is named.
         Err(error) => return vec![error.to_string()],
     };
-    check.problems.iter().map(|problem| format!("{} {}", problem.object, problem.why)).collect()
+    check.problems().map(|problem| format!("{} {}", problem.object, problem.why)).collect()
 }
 
 /// Offsets of an archive, by its name.
@@ -216,14 +220,7 @@ async fn one(stored: &Stored, seed: u64) {
     if changed.as_ref() == Some(bytes) || untold || own {
         return;
     }
-    let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    for (path, bytes) in &stored.objects {
-        let bytes = if path == object { changed.clone() } else { Some(bytes.clone()) };
-        if let Some(bytes) = bytes {
-            objects.put(path, bytes.into()).await.unwrap();
-        }
-    }
-    let rooms = rooms(&objects);
+    let rooms = with(stored, object, changed.clone()).await;
     // Manifests and incarnations are found by what is there: without one, what comes
     // behind it is not known to a reader. Only a listing tells, which `verify` asks for.
     let leads = ["/incarnations/", "/manifest/"].iter().any(|part| object.as_ref().contains(part));
@@ -240,6 +237,50 @@ async fn one(stored: &Stored, seed: u64) {
     assert!(!found.is_empty(), "{object} {how}: verify --deep finds nothing");
 }
 
+/// The objects of `stored`, with `object` as `changed`.
+async fn with(stored: &Stored, object: &Path, changed: Option<Bytes>) -> Rooms {
+    let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    for (path, bytes) in &stored.objects {
+        let bytes = if path == object { changed.clone() } else { Some(bytes.clone()) };
+        if let Some(bytes) = bytes {
+            objects.put(path, bytes.into()).await.unwrap();
+        }
+    }
+    rooms(&objects)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_chunk_costs_its_own_batches_and_no_others() {
+    let stored = archive(30_000, 1 << 30).await;
+    let clean = with(&stored, &Path::from("none"), None).await;
+    let snapshot = clean.catalog.load(&tp(), None).await.unwrap().unwrap();
+    let mut chunks = 0;
+    for entry in snapshot.entries().await.unwrap() {
+        let object = Path::from(entry.key().to_string());
+        let bytes = &stored.objects.iter().find(|(path, _)| *path == object).unwrap().1;
+        let toc = clean.reader.toc(&entry, &ReadStats::default()).await.unwrap();
+        for chunk in toc.log().map_or(&[][..], |log| toc.chunks_of(log)) {
+            let mut flipped = bytes.to_vec();
+            flipped[(chunk.place + u64::from(chunk.packed / 2)) as usize] ^= 1;
+            let rooms = with(&stored, &object, Some(flipped.into())).await;
+            let lost = read(&rooms, &stored, &object).await;
+            let held = stored.batches.iter().map(|wire| range_of(wire).0);
+            let wanted: Vec<bool> =
+                held.map(|base| (chunk.first..=chunk.last).contains(&base)).collect();
+            assert_eq!(lost, wanted, "chunk {}..={} of {object}", chunk.first, chunk.last);
+            let listed = rooms.reader.quarantine().entries();
+            assert_eq!(listed, std::slice::from_ref(&entry), "what reads found is in quarantine");
+            chunks += 1;
+        }
+        let rooms = with(&stored, &object, None).await;
+        let lost = read(&rooms, &stored, &object).await.iter().filter(|lost| **lost).count();
+        assert_eq!(lost as u32, entry.tile().map_or(0, |_| entry.summary.batches));
+        assert_eq!(rooms.reader.quarantine().count(), u64::from(lost > 0));
+    }
+    assert!(chunks > 5, "{chunks} chunks");
+    assert_eq!(clean.reader.quarantine().count(), 0);
+}
+
 #[test]
 fn every_corruption_is_found_before_a_wrong_byte_leaves() {
     let corruptions = std::env::var("TIERD_TEST_CORRUPTIONS").ok();
@@ -247,13 +288,9 @@ fn every_corruption_is_found_before_a_wrong_byte_leaves() {
     let first: u64 = std::env::var("TIERD_TEST_SEED").map_or(0, |text| text.parse().unwrap());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let stored = archive().await;
+        let stored = archive(VALUE_BYTES, ARCHIVE_BYTES).await;
         // No false alarm.
-        let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        for (path, bytes) in &stored.objects {
-            objects.put(path, bytes.clone().into()).await.unwrap();
-        }
-        let clean = rooms(&objects);
+        let clean = with(&stored, &Path::from("none"), None).await;
         assert!(read(&clean, &stored, &Path::from("none")).await.iter().all(|lost| !lost));
         assert_eq!(verify(&clean).await, Vec::<String>::new());
         let stored = Arc::new(stored);

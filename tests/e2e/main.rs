@@ -29,6 +29,7 @@ mod reindexing;
 mod release;
 mod reports;
 mod retaining;
+mod scrub;
 mod search;
 mod selected;
 mod simulation;
@@ -37,6 +38,7 @@ mod streams;
 mod three_phase;
 mod tidy;
 mod values;
+mod verify;
 mod wal_fixtures;
 
 /// The daemon's binary, as built with these tests.

@@ -6,8 +6,8 @@ use serde_json::json;
 use super::{Outcome, output};
 use crate::config::Config;
 use crate::daemon::Rooms;
-use crate::record::TopicName;
-use crate::upkeep::{Check, Health, verify_partition};
+use crate::record::{TopicName, TopicPartition};
+use crate::upkeep::{Check, Checked, Health, verify_partition};
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
@@ -19,7 +19,13 @@ pub(super) struct VerifyArgs {
     /// Read every object whole and compare every byte with its digests
     #[arg(long)]
     deep: bool,
+    /// Also list the archives that are OK; --json always does
+    #[arg(long)]
+    all: bool,
 }
+
+const HEADS: &[&str] =
+    &["topic", ">partition", "health", ">manifest", ">archives", ">read", ">overlaps", ">bad crcs"];
 
 pub(super) async fn verify(
     args: VerifyArgs,
@@ -28,71 +34,40 @@ pub(super) async fn verify(
 ) -> anyhow::Result<Outcome> {
     let rooms = Rooms::open(&config)?;
     let topic = args.topic.as_deref().map(TopicName::new).transpose()?;
-    let wanted: Vec<_> = rooms
-        .catalog
-        .partitions()
-        .await?
-        .into_iter()
-        .filter(|(tp, _)| topic.as_ref().is_none_or(|topic| topic == tp.topic()))
-        .filter(|(tp, _)| args.partition.is_none_or(|partition| partition == tp.partition()))
-        .collect();
+    let wanted = super::wanted(&rooms, topic.as_ref(), args.partition).await?;
     if wanted.is_empty() {
         anyhow::bail!(
             "nothing to verify: no such partition in this store and cluster; see `tierd ls`"
         );
     }
-    let mut table = output::Table::new(&[
-        "topic",
-        ">partition",
-        "health",
-        ">manifest",
-        ">archives",
-        ">read",
-        ">overlaps",
-        ">bad crcs",
-    ]);
-    let bar = indicatif::ProgressBar::new(wanted.len() as u64).with_message("partitions");
+    let mut table = output::Table::new(HEADS);
+    let mut objects = output::Table::new(&["health", "offsets", "object", "why"]);
     let mut problems = Vec::new();
+    let bar = indicatif::ProgressBar::new(wanted.len() as u64).with_message("partitions");
     for (tp, incarnation) in wanted {
-        let check = verify_partition(
-            &rooms.store,
-            &rooms.catalog,
-            &rooms.reader,
-            &tp,
-            incarnation,
-            args.deep,
-        )
-        .await?;
+        let (store, catalog, reader) = (&rooms.store, &rooms.catalog, &rooms.reader);
+        let now = rooms.clock.now_ms();
+        let check =
+            verify_partition(store, catalog, reader, &tp, incarnation, args.deep, now).await?;
         bar.inc(1);
-        let health = worst(&check);
         if json {
-            output::json_line(&json!({
-                "topic": tp.topic().as_str(), "partition": tp.partition(),
-                "health": health.to_string(), "generation": check.generation,
-                "archives": check.archives, "bytes": check.bytes,
-                "overlaps": check.overlaps, "bad_crcs": check.bad_crcs,
-                "problems": check.problems.iter().map(|problem| json!({
-                    "health": problem.health.to_string(), "object": problem.object,
-                    "first": problem.range.map(|r| r.base()), "last": problem.range.map(|r| r.last()),
-                    "why": problem.why,
-                })).collect::<Vec<_>>(),
-            }))?;
+            output::json_line(&shown(&tp, incarnation, &check))?;
         }
-        table.row(vec![
-            tp.topic().to_string(),
-            tp.partition().to_string(),
-            health.to_string(),
-            check.generation.to_string(),
-            check.archives.to_string(),
-            output::bytes(check.bytes),
-            check.overlaps.to_string(),
-            check.bad_crcs.to_string(),
-        ]);
-        problems.extend(check.problems);
+        table.row(row(&tp, &check));
+        for object in &check.objects {
+            if args.all || object.health > Health::Overlap {
+                objects.row(object_row(object));
+            }
+        }
+        problems.extend(check.problems().cloned());
     }
     bar.finish_and_clear();
     if !json {
         table.print()?;
+        if !objects.is_empty() {
+            output::say("\n")?;
+            objects.print()?;
+        }
     }
     for problem in &problems {
         let range = problem.range.map(|range| format!(", offsets {range}")).unwrap_or_default();
@@ -101,13 +76,42 @@ pub(super) async fn verify(
     Ok(if problems.is_empty() { Outcome::Well } else { Outcome::CheckFailed })
 }
 
-fn worst(check: &Check) -> Health {
-    let has = |health| check.problems.iter().any(|problem| problem.health == health);
-    if has(Health::Lost) {
-        Health::Lost
-    } else if has(Health::Corrupt) {
-        Health::Corrupt
-    } else {
-        Health::Ok
-    }
+fn row(tp: &TopicPartition, check: &Check) -> Vec<String> {
+    vec![
+        tp.topic().to_string(),
+        tp.partition().to_string(),
+        check.worst().to_string(),
+        check.generation.to_string(),
+        check.archives.to_string(),
+        output::bytes(check.bytes),
+        check.overlaps.to_string(),
+        check.bad_crcs.to_string(),
+    ]
+}
+
+fn object_row(object: &Checked) -> Vec<String> {
+    let range = object.range.map_or_else(|| "-".to_owned(), |range| range.to_string());
+    vec![object.health.to_string(), range, object.object.clone(), object.why.clone()]
+}
+
+fn shown(tp: &TopicPartition, incarnation: u32, check: &Check) -> serde_json::Value {
+    let object = |object: &Checked| {
+        json!({
+            "health": object.health.as_str(), "object": object.object, "length": object.length,
+            "first": object.range.map(|r| r.base()), "last": object.range.map(|r| r.last()),
+            "why": object.why,
+        })
+    };
+    let counts: serde_json::Map<_, _> = Health::ALL
+        .into_iter()
+        .map(|health| (health.as_str().to_lowercase(), check.count(health).into()))
+        .collect();
+    json!({
+        "topic": tp.topic().as_str(), "partition": tp.partition(), "incarnation": incarnation,
+        "health": check.worst().as_str(), "generation": check.generation,
+        "archives": check.archives, "bytes": check.bytes,
+        "overlaps": check.overlaps, "bad_crcs": check.bad_crcs, "counts": counts,
+        "objects": check.objects.iter().map(object).collect::<Vec<_>>(),
+        "problems": check.problems().map(object).collect::<Vec<_>>(),
+    })
 }

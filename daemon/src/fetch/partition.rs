@@ -14,7 +14,7 @@ use super::types::{
 use super::{FetchError, Fetcher, RELOADS_MAX, Sink, aborted, overlaps, selected, state_of};
 use crate::archive::{Toc, batches_in};
 use crate::catalog::{ArchiveEntry, Gap, Snapshot};
-use crate::error::Classify;
+use crate::error::{Classify, ErrorKind};
 use crate::read::ReadStats;
 use crate::record::batch::BATCH_HEADER_BYTES;
 use crate::record::{CanonicalRecord, OffsetRange};
@@ -372,12 +372,28 @@ async fn trailer(
     };
     match step {
         Ok(end) => trailer.end = end,
-        Err(error) => trailer.fail(&error),
+        Err(error) => {
+            trailer.fail(&error);
+            list_lost(fetcher, snapshot, progress.next, &error).await;
+        }
     }
     if request.isolation == Isolation::ReadCommitted {
         aborted_beside(fetcher, snapshot, progress.served, &mut trailer, stats).await;
     }
     trailer
+}
+
+/// Puts the archive at `offset` into quarantine where `error` says that its object is
+/// gone: no newer manifest replaced it.
+async fn list_lost(fetcher: &Fetcher, snapshot: &Snapshot, offset: i64, error: &FetchError) {
+    if error.kind() != ErrorKind::NotFound {
+        return;
+    }
+    if let Ok(Place::Archive(entry)) = place(snapshot, offset).await
+        && error.object().is_some_and(|object| object.ends_with(&entry.key().to_string()))
+    {
+        fetcher.reader.quarantine().put(&entry, "the store does not have it");
+    }
 }
 
 /// Puts the aborted transactions of what was `served` into `trailer`. Where an archive

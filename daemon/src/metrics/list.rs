@@ -25,6 +25,9 @@ const STAGE_SECONDS: &[f64] =
 /// The caches that reads go through, as the label `cache` says them.
 pub(super) const CACHES: [&str; 2] = ["toc", "chunk"];
 
+/// What the scrub finds, as the label `result` says it.
+pub(super) const SCRUB_RESULTS: [&str; 2] = ["well", "damaged"];
+
 #[derive(Debug)]
 pub(super) struct List {
     pub(super) fetch_requests: IntCounterVec,
@@ -73,6 +76,10 @@ pub(super) struct List {
     pub(super) collected_objects: IntCounter,
     pub(super) collected_bytes: IntCounter,
     pub(super) stage_duration: HistogramVec,
+    pub(super) quarantined_archives: IntGauge,
+    pub(super) scrub_archives: IntCounterVec,
+    pub(super) scrub_bytes: IntCounter,
+    pub(super) scrub_last_success: Gauge,
 }
 
 impl List {
@@ -298,6 +305,22 @@ impl List {
                 }
                 durations
             },
+            quarantined_archives: to.gauge(
+                "tierd_quarantined_archives",
+                "Committed archives that reads or the scrub found lost or damaged; each is looked at again every 10 minutes.",
+            )?,
+            scrub_archives: to.counters(
+                "tierd_scrub_archives_total",
+                "Archives that the scrub read whole, by what it found.",
+                "result",
+                &SCRUB_RESULTS,
+            )?,
+            scrub_bytes: to
+                .counter("tierd_scrub_bytes_total", "Bytes of archives that the scrub read.")?,
+            scrub_last_success: to.keep(Gauge::new(
+                "tierd_scrub_last_success_timestamp_seconds",
+                "When the scrub last ended a round over all archives, in Unix time; 0 before the first.",
+            )?)?,
         })
     }
 }

@@ -115,6 +115,7 @@ struct Inner {
 #[derive(Default)]
 struct Gathered {
     store: Option<StoreCounts>,
+    quarantined: Option<Box<dyn Fn() -> u64 + Send + Sync>>,
     backlogs: Backlogs,
 }
 
@@ -252,6 +253,25 @@ impl Metrics {
         self.inner.list.collected_bytes.inc_by(bytes);
     }
 
+    /// The scrub read an archive of so many bytes.
+    pub fn scrubbed(&self, bytes: u64, damaged: bool) {
+        let list = &self.inner.list;
+        let result = list::SCRUB_RESULTS[usize::from(damaged)];
+        list.scrub_archives.with_label_values(&[result]).inc();
+        list.scrub_bytes.inc_by(bytes);
+    }
+
+    /// The scrub ended a round.
+    pub fn scrubbed_all(&self) {
+        self.inner.list.scrub_last_success.set(self.inner.clock.now_ms() as f64 / 1e3);
+    }
+
+    /// Reads how many archives are in quarantine from `count` whenever the page is asked
+    /// for.
+    pub fn count_quarantined_by(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.gathered().quarantined = Some(Box::new(count));
+    }
+
     /// Reads the store's counters from `counts` whenever the page is asked for.
     pub fn count_store_by(&self, counts: impl Fn() -> Vec<StoreCount> + Send + Sync + 'static) {
         self.gathered().store = Some(Box::new(counts));
@@ -275,6 +295,8 @@ impl Metrics {
                 counter.inc_by(total.saturating_sub(counter.get()));
             }
         }
+        let quarantined = gathered.quarantined.as_ref().map_or(0, |count| count());
+        list.quarantined_archives.set(i64::try_from(quarantined).unwrap_or(i64::MAX));
         gathered.backlogs.sum_up(list, self.inner.clock.now_ms());
         Ok(TextEncoder::new().encode_to_string(&self.inner.registry.gather())?)
     }

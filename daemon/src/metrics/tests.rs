@@ -37,7 +37,7 @@ fn every_metric_has_our_prefix_a_type_and_a_help_that_is_a_sentence() {
     };
     assert_eq!(named("# HELP "), named("# TYPE "));
     // The list's fields and build_info: nothing is registered and then not shown.
-    assert_eq!(named("# TYPE ").len(), 46, "{page}");
+    assert_eq!(named("# TYPE ").len(), 50, "{page}");
     for line in page.lines() {
         match line.strip_prefix("# HELP ") {
             Some(help) => assert!(help.starts_with("tierd_") && help.ends_with('.'), "{line}"),
@@ -48,6 +48,22 @@ fn every_metric_has_our_prefix_a_type_and_a_help_that_is_a_sentence() {
             assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
         }
     }
+}
+
+#[test]
+fn the_scrub_counts_what_it_found_and_when_it_was_through() {
+    let (metrics, _) = metrics();
+    metrics.count_quarantined_by(|| 3);
+    shows(&metrics, "tierd_scrub_last_success_timestamp_seconds", "0");
+    metrics.scrubbed(10, false);
+    metrics.scrubbed(20, true);
+    metrics.scrubbed_all();
+    shows(&metrics, "tierd_quarantined_archives", "3");
+    shows(&metrics, "tierd_scrub_archives_total{result=\"damaged\"}", "1");
+    shows(&metrics, "tierd_scrub_archives_total{result=\"well\"}", "1");
+    shows(&metrics, "tierd_scrub_bytes_total", "30");
+    let now = (NOW_MS / 1000).to_string();
+    shows(&metrics, "tierd_scrub_last_success_timestamp_seconds", &now);
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //!            TOC cache                     verify, inflate, chunk cache
 //! ```
 
+mod quarantine;
 mod stats;
 
 use std::ops::Range;
@@ -29,6 +30,7 @@ use crate::catalog::ArchiveEntry;
 use crate::error::{Classify, ErrorKind};
 use crate::store::{Store, StoreError};
 
+pub use quarantine::Quarantine;
 pub use stats::{ReadStats, ReadTotals};
 
 /// Bytes one ranged request asks for at most, unless one chunk alone is larger:
@@ -150,6 +152,7 @@ struct Inner {
     chunks: Cache<ChunkKey, Bytes, ChunkWeight>,
     filters: Cache<[u8; 32], Arc<KeyFilter>, FilterWeight>,
     in_flight: Arc<Semaphore>,
+    quarantine: Quarantine,
 }
 
 /// Neighbouring chunks that one request brings.
@@ -185,8 +188,23 @@ impl ArchiveReader {
                 FilterWeight,
             ),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX / PERMIT_BYTES)),
+            quarantine: Quarantine::default(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Which archives are known to be damaged.
+    #[must_use]
+    pub fn quarantine(&self) -> &Quarantine {
+        &self.inner.quarantine
+    }
+
+    /// What is said of bytes of `entry` that are not those that were archived.
+    fn damaged(&self, entry: &ArchiveEntry, source: ArchiveError) -> ReadError {
+        if source.kind() == ErrorKind::Corrupt {
+            self.inner.quarantine.put(entry, &source.to_string());
+        }
+        ReadError::Archive { object: entry.key().to_string(), source }
     }
 
     /// Whether the table of contents of `entry` is at hand without a request.
@@ -225,8 +243,7 @@ impl ArchiveReader {
         let span = tracing::debug_span!("toc", object = %key);
         let packed = self.inner.store.get_range(&key, range).instrument(span).await?;
         stats.toc_request(packed.len() as u64);
-        let toc = Toc::decode(&packed, &place)
-            .map_err(|source| ReadError::Archive { object: key.to_string(), source })?;
+        let toc = Toc::decode(&packed, &place).map_err(|source| self.damaged(entry, source))?;
         let toc = Arc::new(toc);
         // A guard that fails to insert lost to an eviction; the value is still right.
         let _ = guard.insert(Arc::clone(&toc));
@@ -236,6 +253,7 @@ impl ArchiveReader {
     /// The chunks `wanted` of `entry`, in order, verified and inflated.
     /// Neighbours that are not cached come by one request of at most
     /// [`WINDOW_BYTES_MAX`] and [`WINDOW_RAW_BYTES_MAX`]; the next request is under way while one is consumed.
+    /// A damaged chunk is an error in its place, behind those before it.
     pub fn chunks<'a>(
         &'a self,
         entry: &'a ArchiveEntry,
@@ -247,7 +265,7 @@ impl ArchiveReader {
         stream::iter(windows)
             .map(move |window| self.window(entry, toc, window, stats))
             .buffered(WINDOWS_AHEAD)
-            .map_ok(|chunks| stream::iter(chunks).map(Ok))
+            .map_ok(stream::iter)
             .try_flatten()
     }
 
@@ -288,12 +306,12 @@ impl ArchiveReader {
         toc: &Arc<Toc>,
         window: Window,
         stats: &ReadStats,
-    ) -> Result<Vec<Bytes>, ReadError> {
+    ) -> Result<Vec<Result<Bytes, ReadError>>, ReadError> {
         let cached: Option<Vec<Bytes>> =
             window.chunks.clone().map(|i| self.inner.chunks.get(&chunk_key(entry, i))).collect();
         if let Some(chunks) = cached {
             stats.chunk_hits(chunks.len() as u64);
-            return Ok(chunks);
+            return Ok(chunks.into_iter().map(Ok).collect());
         }
         let key = entry.key();
         let length = window.place.end - window.place.start;
@@ -321,12 +339,13 @@ impl ArchiveReader {
                     inner.chunks.insert((digest, index as u32), raw.clone());
                     Ok(raw)
                 })
-                .collect::<Result<Vec<Bytes>, ArchiveError>>()
+                .collect::<Vec<Result<Bytes, ArchiveError>>>()
         };
-        tokio::task::spawn_blocking(unpack)
+        let chunks = tokio::task::spawn_blocking(unpack)
             .await
-            .map_err(|died| ReadError::Worker { object: key.to_string(), why: died.to_string() })?
-            .map_err(|source| ReadError::Archive { object: key.to_string(), source })
+            .map_err(|died| ReadError::Worker { object: key.to_string(), why: died.to_string() })?;
+        let told = |chunk: Result<_, _>| chunk.map_err(|source| self.damaged(entry, source));
+        Ok(chunks.into_iter().map(told).collect())
     }
 
     /// Whether a key filter at hand rules out that `entry` holds records with `key`:
@@ -358,7 +377,7 @@ impl ArchiveReader {
         let range = file.chunks.start as usize..file.chunks.end as usize;
         let chunks: Vec<Bytes> = self.chunks(entry, &toc, range, stats).try_collect().await?;
         let filter = KeyFilter::decode(chunks.concat().into())
-            .map_err(|source| ReadError::Archive { object: entry.key().to_string(), source })?;
+            .map_err(|source| self.damaged(entry, source))?;
         let filter = Arc::new(filter);
         self.inner.filters.insert(*digest, Arc::clone(&filter));
         Ok(filter.may_hold(key))
@@ -374,7 +393,7 @@ impl ArchiveReader {
         stats: &ReadStats,
     ) -> Result<BatchList, ReadError> {
         let toc = self.toc(entry, stats).await?;
-        let broken = |source| ReadError::Archive { object: entry.key().to_string(), source };
+        let broken = |source| self.damaged(entry, source);
         let file = toc.batches().map_err(broken)?;
         let range = file.chunks.start as usize..file.chunks.end as usize;
         let chunks: Vec<Bytes> = self.chunks(entry, &toc, range, stats).try_collect().await?;

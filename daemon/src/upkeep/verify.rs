@@ -5,6 +5,8 @@
 //! says. The deep one reads every object whole, with other decoders than the read
 //! path's, and compares every byte with every digest.
 
+use std::sync::Arc;
+
 use futures::TryStreamExt;
 
 use super::whole::read_whole;
@@ -13,7 +15,12 @@ use crate::catalog::{ArchiveEntry, Catalog, CatalogError, Snapshot};
 use crate::error::{Classify, ErrorKind};
 use crate::read::{ArchiveReader, ReadError, ReadStats};
 use crate::record::{OffsetRange, TopicPartition};
-use crate::store::{ObjectKey, PartitionKey, Store, StoreError, keys};
+use crate::store::{Listed, ObjectKey, PartitionKey, Store, StoreError};
+use crate::task::Pace;
+
+/// How long something may lie in the store before its commit is overdue: many times what
+/// building, uploading and committing an archive of 2 GiB takes.
+const DELAYED_AFTER_MS: i64 = 60 * 60 * 1000;
 
 /// Why a check could not be carried out; not what it found.
 #[derive(Debug, thiserror::Error)]
@@ -39,37 +46,69 @@ impl Classify for VerifyError {
     }
 }
 
-/// What is wrong with an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How an object is, from best to worst. The words are those that `wal-g wal-verify`
+/// made known, as far as they fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Health {
     /// All is as it was archived.
     Ok,
-    /// It is not in the store.
+    /// All is as it was archived, and some of its batches lie beneath others at the same
+    /// offsets: kept, and given to who asks for all.
+    Overlap,
+    /// It is on its way: in the store, or a part of it, and not yet committed.
+    Uploading,
+    /// As before, for longer than a commit takes: its writer was stopped, killed or
+    /// beaten. Whoever archives next makes it anew; `tierd gc` deletes it.
+    Delayed,
+    /// It is committed and not in the store.
     Lost,
-    /// Its bytes are not those that were archived.
+    /// It is committed and its bytes are not those that were archived.
     Corrupt,
+}
+
+impl Health {
+    /// Every word, from best to worst.
+    pub const ALL: [Self; 6] =
+        [Self::Ok, Self::Overlap, Self::Uploading, Self::Delayed, Self::Lost, Self::Corrupt];
+
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Overlap => "OVERLAP",
+            Self::Uploading => "UPLOADING",
+            Self::Delayed => "DELAYED",
+            Self::Lost => "LOST",
+            Self::Corrupt => "CORRUPT",
+        }
+    }
+
+    /// Whether something archived cannot be read.
+    #[must_use]
+    pub const fn is_problem(self) -> bool {
+        matches!(self, Self::Lost | Self::Corrupt)
+    }
 }
 
 impl std::fmt::Display for Health {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Ok => "OK",
-            Self::Lost => "LOST",
-            Self::Corrupt => "CORRUPT",
-        })
+        f.pad(self.as_str())
     }
 }
 
-/// Something that is not well.
-#[derive(Clone, Debug)]
-pub struct Problem {
-    /// Lost or corrupt.
+/// One object that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// How it is.
     pub health: Health,
-    /// Name of the object.
+    /// Name of the object, or of a sort of objects of the catalog.
     pub object: String,
-    /// The offsets that cannot be read because of it.
+    /// The offsets that it holds, where it holds any.
     pub range: Option<OffsetRange>,
-    /// What exactly is wrong.
+    /// Its length in bytes, where it is an object that is there.
+    pub length: Option<u64>,
+    /// What exactly is wrong; empty where nothing is.
     pub why: String,
 }
 
@@ -86,11 +125,45 @@ pub struct Check {
     pub bad_crcs: u64,
     /// Batches beneath the served log.
     pub overlaps: u64,
-    /// What is not well.
-    pub problems: Vec<Problem>,
+    /// Every archive, ascending by offset, what is on its way, and what of the catalog
+    /// is not well.
+    pub objects: Vec<Checked>,
 }
 
-/// Checks one partition. What is wrong is collected, never the end of the check.
+impl Check {
+    /// What is lost or corrupt.
+    pub fn problems(&self) -> impl Iterator<Item = &Checked> {
+        self.objects.iter().filter(|object| object.health.is_problem())
+    }
+
+    /// The worst there is.
+    #[must_use]
+    pub fn worst(&self) -> Health {
+        self.objects.iter().map(|object| object.health).max().unwrap_or(Health::Ok)
+    }
+
+    /// Objects of this health.
+    #[must_use]
+    pub fn count(&self, health: Health) -> usize {
+        self.objects.iter().filter(|object| object.health == health).count()
+    }
+
+    fn of_catalog(&mut self, health: Health, object: String, why: String) {
+        self.objects.push(Checked { health, object, range: None, length: None, why });
+    }
+}
+
+/// How closely archives are looked at.
+#[derive(Clone, Debug)]
+pub(super) enum Depth {
+    /// That it is there, with its length and table of contents.
+    Shallow,
+    /// Every byte.
+    Deep(Arc<Pace>),
+}
+
+/// Checks one partition, at the time `now_ms`. What is wrong is collected, never the end
+/// of the check.
 ///
 /// # Errors
 /// When the store cannot be asked, as opposed to answering badly.
@@ -101,22 +174,32 @@ pub async fn verify_partition(
     tp: &TopicPartition,
     incarnation: u32,
     deep: bool,
+    now_ms: i64,
 ) -> Result<Check, VerifyError> {
     let mut check = Check::default();
     // Listed before it is loaded: what is committed between the two is no finding.
-    let listed = newest_listed(store, catalog, tp, incarnation).await?;
+    let of = PartitionKey { cluster: catalog.cluster().clone(), tp: tp.clone(), incarnation };
+    let listed = list(store, &of).await?;
     let loaded = match catalog.load(tp, Some(incarnation)).await {
         Ok(loaded) => loaded,
         Err(error) => return lost_catalog(check, tp, error),
     };
     let found = loaded.as_deref().map_or(0, Snapshot::number);
-    if found < listed {
+    // A listing may miss some, so only what it shows says anything.
+    let newest = listed.iter().filter_map(|(key, _)| manifest_number(key)).max().unwrap_or(0);
+    if found < newest {
         let why = format!(
-            "manifest {} is gone: {listed} are listed, and those behind it are not found without it",
+            "manifest {} is gone: {newest} are listed, and those behind it are not found without it",
             found + 1
         );
-        let object = format!("manifests of {tp}");
-        check.problems.push(Problem { health: Health::Lost, object, range: None, why });
+        check.of_catalog(Health::Lost, format!("manifests of {tp}"), why);
+    }
+    on_the_way(&mut check, listed, found, now_ms);
+    for upload in store.unfinished(&of.to_string()).await?.unwrap_or_default() {
+        let health = waiting(&upload, now_ms);
+        let why = "its upload was begun and has not ended".to_owned();
+        let (object, length) = (upload.name, Some(upload.length));
+        check.objects.push(Checked { health, object, range: None, length, why });
     }
     let Some(snapshot) = loaded else { return Ok(check) };
     check.generation = snapshot.number();
@@ -124,8 +207,7 @@ pub async fn verify_partition(
         Ok(lives) if lives.iter().any(|life| life.number == incarnation) => {}
         Ok(_) => {
             let why = format!("the store does not have incarnation {incarnation}");
-            let object = format!("incarnations of {}", tp.topic());
-            check.problems.push(Problem { health: Health::Lost, object, range: None, why });
+            check.of_catalog(Health::Lost, format!("incarnations of {}", tp.topic()), why);
         }
         Err(error) => check = lost_catalog(check, tp, error)?,
     }
@@ -136,34 +218,50 @@ pub async fn verify_partition(
         Ok(entries) => entries,
         Err(error) => return lost_catalog(check, tp, error),
     };
+    let depth = if deep { Depth::Deep(Arc::new(Pace::unlimited())) } else { Depth::Shallow };
     for entry in &entries {
         check.archives += 1;
         check.bad_crcs += u64::from(entry.summary.bad_crcs);
         check.overlaps += u64::from(entry.summary.overlaps);
-        if let Some(problem) = check_archive(store, reader, entry, deep, &mut check.bytes).await? {
-            check.problems.push(problem);
-        }
+        let checked = check_archive(store, reader, entry, &depth, &mut check.bytes).await?;
+        check.objects.push(checked);
     }
     Ok(check)
 }
 
-/// The greatest number of a manifest that a listing shows, 0 where it shows none. A
-/// listing may miss some, so only what it shows says anything.
-async fn newest_listed(
-    store: &Store,
-    catalog: &Catalog,
-    tp: &TopicPartition,
-    incarnation: u32,
-) -> Result<u64, StoreError> {
-    let of = PartitionKey { cluster: catalog.cluster().clone(), tp: tp.clone(), incarnation };
-    let mut listed = Box::pin(store.list(&keys::manifest_folder(&of)));
-    let mut newest = 0;
-    while let Some(object) = listed.try_next().await? {
-        if let Ok(ObjectKey::Manifest { number, .. }) = ObjectKey::decode(&object.name) {
-            newest = newest.max(number);
+/// Every object of ours in the folder of `of`.
+async fn list(store: &Store, of: &PartitionKey) -> Result<Vec<(ObjectKey, Listed)>, StoreError> {
+    let found: Vec<Listed> = store.list(&of.to_string()).try_collect().await?;
+    let ours = found.into_iter();
+    Ok(ours.filter_map(|one| Some((ObjectKey::decode(&one.name).ok()?, one))).collect())
+}
+
+fn manifest_number(key: &ObjectKey) -> Option<u64> {
+    if let ObjectKey::Manifest { number, .. } = key { Some(*number) } else { None }
+}
+
+/// Tells what was made for a manifest behind `newest`, which nobody has committed.
+fn on_the_way(check: &mut Check, listed: Vec<(ObjectKey, Listed)>, newest: u64, now_ms: i64) {
+    for (key, object) in listed {
+        let (number, range) = match key {
+            ObjectKey::Archive { number, range, .. } | ObjectKey::Page { number, range, .. } => {
+                (number, Some(range))
+            }
+            ObjectKey::Side { number, .. } => (number, None),
+            _ => continue,
+        };
+        if number > newest {
+            let health = waiting(&object, now_ms);
+            let why = format!("it waits for manifest {number}");
+            let (object, length) = (object.name, Some(object.length));
+            check.objects.push(Checked { health, object, range, length, why });
         }
     }
-    Ok(newest)
+}
+
+fn waiting(object: &Listed, now_ms: i64) -> Health {
+    let age = now_ms.saturating_sub(object.modified_ms);
+    if age > DELAYED_AFTER_MS { Health::Delayed } else { Health::Uploading }
 }
 
 /// A catalog that is damaged is a finding; one that cannot be asked is an error.
@@ -177,49 +275,59 @@ fn lost_catalog(
         ErrorKind::NotFound => Health::Lost,
         _ => return Err(error.into()),
     };
-    let object = format!("manifests of {tp}");
-    check.problems.push(Problem { health, object, range: None, why: error.to_string() });
+    check.of_catalog(health, format!("manifests of {tp}"), error.to_string());
     Ok(check)
 }
 
-async fn check_archive(
+/// Looks at one archive; `bytes` grows by what is read of it.
+///
+/// # Errors
+/// When the store cannot be asked, as opposed to answering badly.
+pub(super) async fn check_archive(
     store: &Store,
     reader: &ArchiveReader,
     entry: &ArchiveEntry,
-    deep: bool,
+    depth: &Depth,
     bytes: &mut u64,
-) -> Result<Option<Problem>, VerifyError> {
-    let key = entry.key();
-    let problem = |health, why: String| {
-        Some(Problem { health, object: key.to_string(), range: Some(entry.summary.range), why })
+) -> Result<Checked, VerifyError> {
+    let (key, summary) = (entry.key(), &entry.summary);
+    let told = |health, length, why: String| {
+        Ok(Checked { health, object: key.to_string(), range: Some(summary.range), length, why })
     };
-    match store.head(&key).await? {
-        None => return Ok(problem(Health::Lost, "the store does not have it".to_owned())),
-        Some(length) if length != entry.summary.length => {
-            let why = format!("it has {length} bytes, its manifest says {}", entry.summary.length);
-            return Ok(problem(Health::Corrupt, why));
+    let length = match store.head(&key).await? {
+        None => return told(Health::Lost, None, "the store does not have it".to_owned()),
+        Some(length) if length != summary.length => {
+            let why = format!("it has {length} bytes, its manifest says {}", summary.length);
+            return told(Health::Corrupt, Some(length), why);
         }
-        Some(_) => {}
-    }
-    let checked = if deep {
-        *bytes += entry.summary.length;
-        let (length, place) = (entry.summary.length, entry.summary.toc);
-        read_whole(store, &key, length, place).await.map(|verified| verified.summary)
-    } else {
-        *bytes += u64::from(entry.summary.toc.length);
-        reader.toc(entry, &ReadStats::default()).await.map(|_| entry.summary.clone())
+        found => found,
+    };
+    let checked = match depth {
+        Depth::Deep(pace) => {
+            *bytes += summary.length;
+            let verified = read_whole(store, &key, summary.length, summary.toc, pace).await;
+            verified.map(|verified| verified.summary)
+        }
+        Depth::Shallow => {
+            *bytes += u64::from(summary.toc.length);
+            reader.toc(entry, &ReadStats::default()).await.map(|_| summary.clone())
+        }
     };
     match checked {
-        Ok(found) if agrees(&found, &entry.summary) => Ok(None),
-        Ok(_) => {
+        Ok(found) if !agrees(&found, summary) => {
             let why = "it says other things of itself than its manifest".to_owned();
-            Ok(problem(Health::Corrupt, why))
+            told(Health::Corrupt, length, why)
         }
+        Ok(_) if summary.overlaps > 0 => {
+            let why = format!("{} of its batches lie beneath others", summary.overlaps);
+            told(Health::Overlap, length, why)
+        }
+        Ok(_) => told(Health::Ok, length, String::new()),
         Err(ReadError::Store(error)) if error.kind() == ErrorKind::NotFound => {
-            Ok(problem(Health::Lost, error.to_string()))
+            told(Health::Lost, None, error.to_string())
         }
         Err(ReadError::Store(error)) => Err(error.into()),
-        Err(ReadError::Archive { source, .. }) => Ok(problem(Health::Corrupt, source.to_string())),
+        Err(ReadError::Archive { source, .. }) => told(Health::Corrupt, length, source.to_string()),
         Err(error @ ReadError::Worker { .. }) => Err(VerifyError::Worker(error.to_string())),
     }
 }

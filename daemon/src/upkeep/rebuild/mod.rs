@@ -34,6 +34,7 @@ use crate::error::{Classify, ErrorKind};
 use crate::read::{ArchiveReader, ReadError};
 use crate::record::{OffsetRange, TopicPartition};
 use crate::store::{ObjectKey, PartitionKey, Store, StoreError};
+use crate::task::Pace;
 
 use choose::{Found, Known, choose};
 
@@ -338,7 +339,7 @@ async fn read_archive(
     let place = place.ok_or_else(|| broken(ArchiveError::corrupt("the footer", "too short")))?;
     let footer = store.get_range(key, place).await?;
     let toc = Footer::decode(&footer, length).map_err(broken)?.toc;
-    let verified = read_whole(store, key, length, toc).await?;
+    let verified = read_whole(store, key, length, toc, &Arc::new(Pace::unlimited())).await?;
     let PartitionKey { cluster, tp, incarnation } = of;
     let identity = ArchiveIdentity { tp: tp.clone(), incarnation: *incarnation };
     if verified.identity != identity {
