@@ -13,7 +13,7 @@ mod sidecar;
 mod suite;
 
 use tierd::error::{Classify, ErrorKind};
-use tierd::store::{ObjectKey, Store, StoreError};
+use tierd::store::{ObjectKey, PART_BYTES, Store, StoreError};
 use tierd_tests::fixture;
 use tierd_tests::process::Tierd;
 
@@ -54,6 +54,35 @@ fn a_directory_conforms() {
 fn seaweedfs_conforms() {
     let Some(peers) = peers("SeaweedFS") else { return };
     conforms(&Server::seaweedfs(&peers));
+}
+
+#[test]
+fn gc_drops_the_upload_in_parts_that_a_killed_writer_left_in_a_bucket() {
+    let Some(peers) = peers("SeaweedFS") else { return };
+    let server = Server::seaweedfs(&peers);
+    let store = server.open("left");
+    let object = block_on(suite::an_upload_is_left_half_way(&store));
+    let left = || block_on(store.unfinished("default")).unwrap().expect("S3 tells");
+    let [upload] = &left()[..] else { panic!("{:?}", left()) };
+    assert!(upload.name.starts_with(&format!("{object}#")), "{upload:?}");
+    assert!(upload.length >= PART_BYTES && upload.length % PART_BYTES == 0, "{upload:?}");
+    // One in another folder is not ours.
+    let other = server.open("beside");
+    let _ = block_on(suite::an_upload_is_left_half_way(&other));
+    let folder = tempfile::tempdir().unwrap();
+    let tierd = Tierd::new(TIERD, folder.path()).on_store(&server.url("left"), &server.environment);
+    let named = |args: &[&str]| tierd.run(args).ok().text().contains(&object);
+    // It is young, then the run is dry, then it goes, then there is nothing to go.
+    for (args, told, stay) in [
+        (&["gc", "--confirm"][..], true, 1),
+        (&["gc", "--grace", "0s"], true, 1),
+        (&["gc", "--grace", "0s", "--confirm"], true, 0),
+        (&["gc", "--grace", "0s", "--confirm"], false, 0),
+    ] {
+        assert_eq!((named(args), left().len()), (told, stay), "{args:?}");
+    }
+    let beside = block_on(other.unfinished("default")).unwrap();
+    assert_eq!(beside.map(|found| found.len()), Some(1));
 }
 
 #[test]

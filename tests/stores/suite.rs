@@ -182,6 +182,27 @@ async fn a_large_file_goes_in_parts(store: &Store) {
     }
 }
 
+/// Begins uploads until one is left half-way, as a killed writer leaves it; its name.
+pub async fn an_upload_is_left_half_way(store: &Store) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("scratch");
+    std::fs::write(&file, vec![7; 12 * PART_BYTES as usize]).unwrap();
+    for number in 1.. {
+        let (key, before) = (archive(number), store.requests());
+        let sent = || store.requests().since(&before).of(Op::PutPart).requests;
+        let upload = store.put_file(&key, &file);
+        // Dropped in the middle of its parts: nobody is there to abort it.
+        tokio::select! {
+            ended = upload => drop(ended.unwrap()),
+            () = async { while sent() < 6 { tokio::task::yield_now().await } } => {}
+        }
+        if store.head(&key).await.unwrap().is_none() {
+            return key.to_string();
+        }
+    }
+    unreachable!("numbers do not end")
+}
+
 async fn create_makes_an_object_once(store: &Store) {
     let key = manifest(1);
     assert_eq!(store.create(&key, Bytes::from_static(b"a")).await.unwrap(), Create::Done);

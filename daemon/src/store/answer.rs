@@ -62,7 +62,8 @@ impl Answer {
         })
     }
 
-    fn of_status(status: u16, body: &str, host: Option<&str>) -> Self {
+    /// What an answer of `host` with this status and body says.
+    pub(super) fn of_status(status: u16, body: &str, host: Option<&str>) -> Self {
         let code = element(body, "Code").map(one_line);
         let mut line = host.map(|host| format!("{host} answered ")).unwrap_or_default();
         line += &status.to_string();

@@ -24,6 +24,7 @@ pub mod keys;
 mod model;
 pub mod names;
 pub mod remote;
+mod s3_uploads;
 mod unfinished;
 mod upload;
 pub mod url;
@@ -51,6 +52,7 @@ use self::counters::Counters;
 use self::error::Attempt;
 use self::model::ModelStore;
 use self::remote::connect;
+use self::s3_uploads::S3Uploads;
 use self::upload::{create_directory, open_directory, put_file, sync};
 
 pub use self::counters::{Count, Op, Requests};
@@ -112,8 +114,7 @@ pub struct Store {
 
 struct Inner {
     objects: Arc<dyn ObjectStore>,
-    /// The directory below it, where it is one.
-    local: Option<LocalFileSystem>,
+    below: Below,
     /// Empty, or ends in a slash.
     prefix: String,
     /// For messages.
@@ -121,6 +122,17 @@ struct Inner {
     counters: Counters,
     limits: Limits,
     jitter: Jitter,
+}
+
+/// What is below, where it can do more than every store.
+#[derive(Clone)]
+enum Below {
+    /// Nothing more.
+    Any,
+    /// A directory.
+    Directory(LocalFileSystem),
+    /// A bucket of S3.
+    S3(Arc<S3Uploads>),
 }
 
 /// How long to wait, for what.
@@ -169,14 +181,16 @@ impl Store {
     /// [`StoreError::Url`], [`StoreError::Directory`] or [`StoreError::Settings`].
     pub fn open_in(url: &str, environment: &Environment) -> Result<Self, StoreError> {
         match StoreUrl::parse(url)? {
-            StoreUrl::Memory => Ok(Self::build(Arc::new(InMemory::new()), None, "", "memory:")),
+            StoreUrl::Memory => {
+                Ok(Self::build(Arc::new(InMemory::new()), Below::Any, "", "memory:"))
+            }
             StoreUrl::Local(path) => {
                 let local = open_directory(&path)?;
-                Ok(Self::build(Arc::new(local.clone()), Some(local), "", url))
+                Ok(Self::build(Arc::new(local.clone()), Below::Directory(local), "", url))
             }
             StoreUrl::Remote(bucket) => {
-                let objects = connect(&bucket, environment)?;
-                Ok(Self::build(objects, None, &bucket.prefix, &bucket.to_string()))
+                let (objects, below) = connect(&bucket, environment)?;
+                Ok(Self::build(objects, below, &bucket.prefix, &bucket.to_string()))
             }
         }
     }
@@ -197,15 +211,10 @@ impl Store {
     #[must_use]
     pub fn new(objects: Arc<dyn ObjectStore>, prefix: &str) -> Self {
         let name = format!("{objects}/{}", prefix.trim_matches('/'));
-        Self::build(objects, None, prefix, &name)
+        Self::build(objects, Below::Any, prefix, &name)
     }
 
-    fn build(
-        objects: Arc<dyn ObjectStore>,
-        local: Option<LocalFileSystem>,
-        prefix: &str,
-        name: &str,
-    ) -> Self {
+    fn build(objects: Arc<dyn ObjectStore>, below: Below, prefix: &str, name: &str) -> Self {
         let mut prefix = prefix.trim_matches('/').to_owned();
         if !prefix.is_empty() {
             prefix.push('/');
@@ -214,7 +223,7 @@ impl Store {
         let limits =
             Limits { request: REQUEST_TIMEOUT, complete: COMPLETE_TIMEOUT, backoff: BACKOFF };
         let jitter: Jitter = Arc::new(|| 1.0);
-        Self { inner: Arc::new(Inner { objects, local, prefix, name, counters, limits, jitter }) }
+        Self { inner: Arc::new(Inner { objects, below, prefix, name, counters, limits, jitter }) }
     }
 
     /// The same store with waits spread by `jitter`, and with counters of its own.
@@ -247,7 +256,7 @@ impl Store {
     pub fn paced(&self, model: Model) -> Self {
         let Inner { objects, prefix, name, limits, jitter, .. } = &*self.inner;
         let below = Arc::clone(objects);
-        let paced = Self::build(Arc::new(ModelStore { below, model }), None, prefix, name);
+        let paced = Self::build(Arc::new(ModelStore { below, model }), Below::Any, prefix, name);
         paced.with(*limits, Arc::clone(jitter))
     }
 
@@ -257,10 +266,10 @@ impl Store {
     }
 
     fn with(self, limits: Limits, jitter: Jitter) -> Self {
-        let Inner { objects, local, prefix, name, .. } = &*self.inner;
-        let (objects, local) = (Arc::clone(objects), local.clone());
+        let Inner { objects, below, prefix, name, .. } = &*self.inner;
+        let (objects, below) = (Arc::clone(objects), below.clone());
         let (prefix, name, counters) = (prefix.clone(), name.clone(), Counters::default());
-        Self { inner: Arc::new(Inner { objects, local, prefix, name, counters, limits, jitter }) }
+        Self { inner: Arc::new(Inner { objects, below, prefix, name, counters, limits, jitter }) }
     }
 
     /// How many requests were sent so far, by sort.
@@ -332,7 +341,7 @@ impl Store {
     /// When the file system cannot promise it.
     pub async fn settle(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let path = self.path(Op::Create, &key.to_string())?;
-        let Some(local) = self.inner.local.clone() else { return Ok(()) };
+        let Below::Directory(local) = self.inner.below.clone() else { return Ok(()) };
         self.once(Op::Create, sync(local, path.clone()))
             .await
             .map_err(|attempt| self.error(attempt, Op::Create, &path, 1))

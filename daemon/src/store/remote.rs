@@ -14,10 +14,10 @@
 //! | | `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` | the machine's service account | `AZURE_FEDERATED_TOKEN_FILE` or `AZURE_CLIENT_SECRET`, with `AZURE_CLIENT_ID`, `AZURE_TENANT_ID` |
 //! | | `AWS_CONTAINER_CREDENTIALS_FULL_URI`, `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE` | | `AZURE_STORAGE_SAS_KEY` |
 //! | | the machine's role | | the machine's managed identity |
-//! | may do | get, put, delete, list, abort uploads | the same | the same |
+//! | may do | get, put, delete, list, list and abort uploads | get, put, delete, list, abort uploads | the same |
 //!
-//! `~/.aws` is not read. Unfinished uploads cost space until they are dropped:
-//! give the bucket a rule that drops them after a day.
+//! `~/.aws` is not read. Unfinished uploads cost space until they are dropped, see
+//! [`super::Store::unfinished`] for who does.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,11 +27,12 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::{ClientConfigKey, ObjectStore, RetryConfig};
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore, RetryConfig};
 
-use super::COMPLETE_TIMEOUT;
 use super::error::StoreError;
+use super::s3_uploads::S3Uploads;
 use super::url::{Bucket, Provider};
+use super::{Below, COMPLETE_TIMEOUT};
 
 /// Longest wait for a connection: who has not accepted by then is down, and
 /// another attempt may reach another of the provider's addresses.
@@ -105,11 +106,11 @@ fn no_retries() -> RetryConfig {
     RetryConfig { max_retries: 0, ..RetryConfig::default() }
 }
 
+/// A client, and what it can do more than others.
+type Connected = (Arc<dyn ObjectStore>, Below);
+
 /// The client of `bucket`. Sends nothing.
-pub(super) fn connect(
-    bucket: &Bucket,
-    environment: &Environment,
-) -> Result<Arc<dyn ObjectStore>, StoreError> {
+pub(super) fn connect(bucket: &Bucket, environment: &Environment) -> Result<Connected, StoreError> {
     // Fails when the process has one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let made = match bucket.provider {
@@ -137,14 +138,19 @@ fn why(error: &object_store::Error) -> String {
     }
 }
 
-fn s3(bucket: &str, environment: &Environment) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let mut builder = AmazonS3Builder::new();
+fn s3(bucket: &str, environment: &Environment) -> object_store::Result<Connected> {
+    let (mut builder, mut options) = (AmazonS3Builder::new(), ClientOptions::new());
     for (key, value) in beginnings() {
+        options = options.with_config(key, &value);
         builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
     }
     for (key, value) in environment.settings::<AmazonS3ConfigKey>(Provider::S3) {
+        if let AmazonS3ConfigKey::Client(key) = key {
+            options = options.with_config(key, value);
+        }
         builder = builder.with_config(key, value);
     }
+    let unsigned = builder.get_config_value(&AmazonS3ConfigKey::SkipSignature);
     let store = builder
         .with_bucket_name(bucket)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
@@ -152,10 +158,15 @@ fn s3(bucket: &str, environment: &Environment) -> object_store::Result<Arc<dyn O
         .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true")
         .with_retry(no_retries())
         .build()?;
-    Ok(Arc::new(store))
+    // Who signs nothing lists no uploads.
+    let below = match unsigned.as_deref() {
+        Some("true") => Below::Any,
+        _ => Below::S3(Arc::new(S3Uploads::new(store.clone(), &options)?)),
+    };
+    Ok((Arc::new(store), below))
 }
 
-fn gcs(bucket: &str, environment: &Environment) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn gcs(bucket: &str, environment: &Environment) -> object_store::Result<Connected> {
     let mut builder = GoogleCloudStorageBuilder::new();
     for (key, value) in beginnings() {
         builder = builder.with_config(GoogleConfigKey::Client(key), value);
@@ -163,10 +174,11 @@ fn gcs(bucket: &str, environment: &Environment) -> object_store::Result<Arc<dyn 
     for (key, value) in environment.settings::<GoogleConfigKey>(Provider::Gcs) {
         builder = builder.with_config(key, value);
     }
-    Ok(Arc::new(builder.with_bucket_name(bucket).with_retry(no_retries()).build()?))
+    let store = builder.with_bucket_name(bucket).with_retry(no_retries()).build()?;
+    Ok((Arc::new(store), Below::Any))
 }
 
-fn azure(container: &str, environment: &Environment) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn azure(container: &str, environment: &Environment) -> object_store::Result<Connected> {
     let mut builder = MicrosoftAzureBuilder::new();
     for (key, value) in beginnings() {
         builder = builder.with_config(AzureConfigKey::Client(key), value);
@@ -177,7 +189,8 @@ fn azure(container: &str, environment: &Environment) -> object_store::Result<Arc
     if let Some(endpoint) = environment.0.get(IDENTITY_ENDPOINT) {
         builder = builder.with_msi_endpoint(endpoint);
     }
-    Ok(Arc::new(builder.with_container_name(container).with_retry(no_retries()).build()?))
+    let store = builder.with_container_name(container).with_retry(no_retries()).build()?;
+    Ok((Arc::new(store), Below::Any))
 }
 
 #[cfg(test)]
@@ -209,7 +222,7 @@ mod tests {
             let store = Store::open_in(url, &environment).unwrap();
             assert_eq!(store.to_string(), url);
         }
-        let client = connect(&bucket("s3://logs"), &environment).unwrap();
+        let (client, _) = connect(&bucket("s3://logs"), &environment).unwrap();
         let debug = format!("{client:?}");
         assert!(debug.contains("max_retries: 0"), "{debug}");
         assert!(debug.contains("conditional_put: ETagMatch"), "{debug}");

@@ -2,15 +2,21 @@
 //! behind beside the objects.
 //!
 //! A directory holds them as files called like the object with `#` and a number
-//! behind, which no listing shows. Remote stores keep them out of sight and the
-//! library below cannot list them: a rule of the bucket has to drop them.
+//! behind, which no listing shows. S3 keeps them out of sight and lists them when asked
+//! for (see [`super::s3_uploads`]); here they are called in the same way, with what S3
+//! calls an upload behind the `#`. Azure drops blocks that were not committed after a
+//! week by itself. For Google's storage, and servers that speak S3 and cannot list them,
+//! a rule of the bucket has to drop them.
 
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
 
+use object_store::path::Path;
+
 use super::error::Attempt;
+use super::s3_uploads::S3Uploads;
 use super::upload::blocking;
-use super::{Listed, Op, Store, StoreError};
+use super::{Below, Listed, Op, Store, StoreError};
 
 /// What stands between an object's name and the number of an attempt at it.
 const MARK: char = '#';
@@ -19,10 +25,14 @@ impl Store {
     /// The unfinished uploads below `folder`, `None` where this store cannot tell.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// When the directory cannot be read or the bucket does not answer.
     pub async fn unfinished(&self, folder: &str) -> Result<Option<Vec<Listed>>, StoreError> {
         let path = self.path(Op::List, folder.trim_end_matches('/'))?;
-        let Some(local) = &self.inner.local else { return Ok(None) };
+        let local = match &self.inner.below {
+            Below::Directory(local) => local,
+            Below::S3(uploads) => return self.unfinished_in(uploads, &path).await,
+            Below::Any => return Ok(None),
+        };
         let failed = |error| self.error(Attempt::from_io(error), Op::List, &path, 1);
         let Ok(root) = local.path_to_filesystem(&path) else { return Ok(None) };
         let name = path.to_string();
@@ -34,14 +44,50 @@ impl Store {
         found.await.map(Some).map_err(failed)
     }
 
+    /// The unfinished uploads of a bucket. One that refuses to list them cannot tell: it
+    /// may not let us, or not know how.
+    async fn unfinished_in(
+        &self,
+        uploads: &S3Uploads,
+        folder: &Path,
+    ) -> Result<Option<Vec<Listed>>, StoreError> {
+        let prefix = format!("{folder}/");
+        let begun = match self.repeat(Op::List, folder, || uploads.begun(&prefix)).await {
+            Err(error @ StoreError::Denied { .. }) => {
+                tracing::warn!(%error, "unfinished uploads cannot be listed");
+                return Ok(None);
+            }
+            other => other?,
+        };
+        let mut found = Vec::new();
+        for upload in begun {
+            let failed = |attempt| self.error(attempt, Op::List, folder, 1);
+            let modified_ms = upload.begun_ms().map_err(failed)?;
+            let length = match self.repeat(Op::List, folder, || uploads.bytes(&upload)).await {
+                // Ended or given up meanwhile.
+                Err(StoreError::NotFound { .. }) => continue,
+                other => other?,
+            };
+            let key = upload.key.strip_prefix(&self.inner.prefix).unwrap_or(&upload.key);
+            found.push(Listed { name: format!("{key}{MARK}{}", upload.id), length, modified_ms });
+        }
+        Ok(Some(found))
+    }
+
     /// Deletes one of [`Self::unfinished`].
     ///
     /// # Errors
-    /// When the file cannot be removed.
+    /// When the file cannot be removed or the bucket does not answer.
     pub async fn drop_unfinished(&self, upload: &Listed) -> Result<(), StoreError> {
         let Some((object, attempt)) = upload.name.rsplit_once(MARK) else { return Ok(()) };
         let path = self.path(Op::Delete, object)?;
-        let Some(local) = &self.inner.local else { return Ok(()) };
+        let local = match &self.inner.below {
+            Below::Directory(local) => local,
+            Below::S3(uploads) => {
+                return self.repeat(Op::Delete, &path, || uploads.abort(&path, attempt)).await;
+            }
+            Below::Any => return Ok(()),
+        };
         let failed = |error| self.error(Attempt::from_io(error), Op::Delete, &path, 1);
         let Ok(file) = local.path_to_filesystem(&path) else { return Ok(()) };
         let mut file = file.into_os_string();
