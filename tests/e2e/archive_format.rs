@@ -47,6 +47,7 @@ fn many(count: i64) -> Input {
     Input::chain((0..count).map(|n| Batch::of(n * 100, 100).record()).collect())
 }
 
+/// Table: F22 I7 | nothing; archives built twice
 #[test]
 fn the_same_batches_give_the_same_bytes() {
     for input in [one_of_everything(), many(300), many(20).without_index()] {

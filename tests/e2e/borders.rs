@@ -251,6 +251,7 @@ fn read_committed_has_no_meaning_for_superseded_batches() {
     assert!(ended.stderr.contains("read_uncommitted"), "{}", ended.stderr);
 }
 
+/// Table: F1 I3 I7 I10 | the process, before its commit
 #[test]
 fn a_run_killed_before_its_commit_is_made_up_for_by_the_next() {
     let bench = Bench::new();
@@ -265,6 +266,7 @@ fn a_run_killed_before_its_commit_is_made_up_for_by_the_next() {
     let _ = bench.tierd.run(&["verify", "--deep"]).ok();
 }
 
+/// Table: F1 I3 I7 I10 | between two commits of one batch
 #[test]
 fn a_batch_that_fills_a_gap_and_grows_the_log_survives_a_kill_between_the_two() {
     let bench = Bench::new();

@@ -142,6 +142,7 @@ async fn race_of_sixteen(objects: Arc<dyn ObjectStore>) {
     assert_eq!(verified(&store).await.len(), WRITERS);
 }
 
+/// Table: F12 I3 I8 | commits that race, in memory
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sixteen_writers_in_memory_win_one_by_one() {
     race_of_sixteen(Arc::new(InMemory::new())).await;
@@ -151,6 +152,7 @@ async fn sixteen_writers_in_memory_win_one_by_one() {
     }
 }
 
+/// Table: F12 I3 I8 | commits that race, in a directory
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sixteen_writers_on_files_win_one_by_one() {
     for _ in 0..3 {
@@ -167,6 +169,7 @@ fn faulty() -> (Arc<FaultStore>, Store) {
     (faults, store)
 }
 
+/// Table: F2 F3 I7 I8 | the answer to the commit itself
 #[tokio::test]
 async fn whoever_finds_his_own_bytes_has_won() {
     for fault in [Fault::LostResponse, Fault::ConflictAfterLanding] {
@@ -181,6 +184,7 @@ async fn whoever_finds_his_own_bytes_has_won() {
     }
 }
 
+/// Table: F4 I7 I8 | the answer to the commit itself
 #[tokio::test]
 async fn an_answer_that_says_nothing_is_asked_again() {
     for fault in [Fault::Conflict, Fault::Unavailable] {
@@ -195,6 +199,7 @@ async fn an_answer_that_says_nothing_is_asked_again() {
     }
 }
 
+/// Table: F4 F12 F13 I3 I8 | a commit that waits while another writer goes on
 #[tokio::test]
 async fn whoever_finds_other_bytes_has_lost_and_learns_the_newest() {
     for fault in [Fault::Unavailable, Fault::Conflict] {
@@ -223,6 +228,7 @@ async fn whoever_finds_other_bytes_has_lost_and_learns_the_newest() {
     }
 }
 
+/// Table: F6 I5 I13 | each request of a commit, until it ends
 #[tokio::test]
 async fn an_outage_commits_nothing_or_all_of_it_and_passes() {
     let (faults, store) = faulty();
@@ -254,6 +260,7 @@ async fn an_outage_commits_nothing_or_all_of_it_and_passes() {
     assert_eq!(verified(&store).await.len(), 3);
 }
 
+/// Table: F13 I8 I9 | a commit that waits while its block is closed and collected
 #[tokio::test]
 async fn a_writer_that_slept_through_a_collection_commits_nothing() {
     let (faults, store) = faulty();
@@ -292,6 +299,7 @@ async fn a_writer_that_slept_through_a_collection_commits_nothing() {
     assert!(verified(&store).await.iter().all(|entry| entry.key() != orphan.key()));
 }
 
+/// Table: F8 I6 | manifests and ranges of archives
 #[tokio::test]
 async fn a_short_body_is_asked_for_again_and_never_taken_for_whole() {
     let (faults, store) = faulty();
@@ -312,6 +320,7 @@ async fn a_short_body_is_asked_for_again_and_never_taken_for_whole() {
     assert_eq!(store.get_range(&key, 100..200).await.unwrap_err().kind(), ErrorKind::Retry);
 }
 
+/// Table: F11 I6 | manifests that are not found
 #[tokio::test]
 async fn a_manifest_that_vanishes_is_never_an_empty_partition() {
     let (faults, store) = faulty();
@@ -328,6 +337,7 @@ async fn a_manifest_that_vanishes_is_never_an_empty_partition() {
     assert_eq!(load(&catalog).await.unwrap().unwrap().number(), 6);
 }
 
+/// Table: F5 I5 I7 | a part, and the end of an upload
 #[tokio::test]
 async fn a_failed_upload_leaves_no_object_and_its_repetition_does() {
     let (faults, store) = faulty();
@@ -345,6 +355,7 @@ async fn a_failed_upload_leaves_no_object_and_its_repetition_does() {
     assert_eq!(store.head(&key).await.unwrap(), Some(20 << 20));
 }
 
+/// Table: F27 I8 | the probe before the first write
 #[tokio::test]
 async fn a_store_that_does_not_honour_create_only_is_refused() {
     let (faults, store) = faulty();
@@ -450,6 +461,7 @@ async fn survive(seed: u64) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
+    /// Table: F2 F3 F4 F6 F8 F12 I3 I8 I13 | one request of seven of three writers
     #[test]
     fn three_writers_survive_a_store_that_fails_at_random(seed in any::<u64>()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

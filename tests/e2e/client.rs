@@ -106,6 +106,7 @@ async fn every_kind_of_stream_holds_the_same_log() {
     }
 }
 
+/// Table: F24 I3 I4 | connections of a client, cut at any byte
 #[tokio::test]
 async fn connections_that_are_cut_again_and_again_lose_and_double_nothing() {
     let (_folder, daemon) = served();
@@ -155,6 +156,7 @@ async fn cutting_relay(daemon: String) -> String {
     endpoint
 }
 
+/// Table: F24 I6 | a daemon that is gone
 #[tokio::test]
 async fn a_daemon_that_is_gone_is_a_retriable_error_and_never_no_data() {
     let (_folder, daemon) = served();

@@ -23,7 +23,8 @@ use tierd::compact::retention::Limits;
 use tierd::compact::{Compactor, Policy, Retained};
 use tierd::record::{OffsetRange, TopicName, TopicPartition};
 use tierd::store::{ObjectKey, PartitionKey, Store};
-use tierd_tests::faults::FaultStore;
+use tierd_tests::counting::Op;
+use tierd_tests::faults::{Fault, FaultStore};
 use tierd_tests::fixture;
 use tierd_tests::mortal::{Death, MortalStore};
 use tierd_tests::process::Tierd;
@@ -231,6 +232,7 @@ async fn nothing_goes_before_its_time_and_all_of_it_goes_then() {
     assert_done(&process, "in one piece").await;
 }
 
+/// Table: F23 I5 I9 | an older manifest, read after it was replaced
 #[tokio::test]
 async fn what_was_dropped_stays_for_those_who_still_read_it() {
     let process = process(Arc::new(InMemory::new()), "w");
@@ -253,6 +255,7 @@ async fn what_was_dropped_stays_for_those_who_still_read_it() {
     assert!(hours.len() >= 12 && hours.iter().all(|when| matches!(when, When::At(_))), "{hours:?}");
 }
 
+/// Table: F1 F21 I3 I7 I9 I10 | before and after every change that retention and gc make
 #[tokio::test]
 async fn killed_at_every_change_and_resumed_it_comes_to_the_same() {
     for after in [false, true] {
@@ -280,6 +283,7 @@ async fn killed_at_every_change_and_resumed_it_comes_to_the_same() {
     }
 }
 
+/// Table: F12 I8 I9 | two that collect and one that writes, their requests in any order
 #[tokio::test]
 async fn two_at_once_and_a_writer_beside_them_do_no_damage() {
     for seed in 0..30 {
@@ -313,6 +317,7 @@ async fn two_at_once_and_a_writer_beside_them_do_no_damage() {
     }
 }
 
+/// Table: F2 F6 I9 I13 | requests of retention and gc
 #[tokio::test]
 async fn a_store_that_fails_now_and_then_delays_and_damages_nothing() {
     for seed in 0..40 {
@@ -335,6 +340,32 @@ async fn a_store_that_fails_now_and_then_delays_and_damages_nothing() {
     }
 }
 
+/// Table: F10 I9 I13 | every listing of gc: names are missing, the others in another order
+#[tokio::test]
+async fn a_listing_that_lacks_names_and_shuffles_them_hides_garbage_and_makes_none() {
+    for seed in 0..40 {
+        let below: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let witness = process(Arc::clone(&below), "witness");
+        litter(&witness).await;
+        let faulty = FaultStore::new(Arc::clone(&below));
+        let worker = process(Arc::clone(&faulty) as _, "w");
+        for round in 0..8 {
+            faulty.inject(Op::List, "", Fault::Stale(seed * 8 + round), u32::MAX);
+            compact(&worker).await.unwrap();
+            faulty.heal();
+            let newest = witness.newest().await;
+            witness.catalog.verify_history(&newest).await.unwrap();
+            for key in newest.references().await.unwrap() {
+                assert!(witness.store.head(&key).await.unwrap().is_some(), "seed {seed}: {key}");
+            }
+        }
+        assert!(!faulty.injected().is_empty(), "nobody listed anything");
+        compact(&worker).await.unwrap();
+        assert_done(&witness, &format!("seed {seed}")).await;
+    }
+}
+
+/// Table: F13 I8 I9 | a commit that waits over a collection by gc itself
 #[tokio::test]
 async fn manifests_go_by_blocks_and_a_writer_that_slept_cannot_bring_one_back() {
     let process = process(Arc::new(InMemory::new()), "w");
@@ -364,6 +395,7 @@ async fn manifests_go_by_blocks_and_a_writer_that_slept_cannot_bring_one_back() 
     assert_eq!(process.gc().await, Swept { objects: 1, bytes: 4 });
 }
 
+/// Table: F5 I9 | objects of a writer who was killed before he committed
 #[tokio::test]
 async fn what_a_writer_left_before_his_first_commit_waits_for_him() {
     let process = process(Arc::new(InMemory::new()), "w");

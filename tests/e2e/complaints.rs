@@ -92,6 +92,7 @@ fn a_store_that_cannot_be_written_is_named() {
     complains(&ended, 2, &["store"]);
 }
 
+/// Table: F27 I6 | the address of the store
 #[test]
 fn a_store_that_is_not_there_is_no_empty_archive() {
     let bench = Bench::new();
@@ -131,6 +132,7 @@ fn a_torn_tail_is_normal_and_everything_before_it_is_archived() {
     complains(&ended, 0, &["wal_0_2.log", "torn"]);
 }
 
+/// Table: F16 I3 I6 | a frame of a closed segment
 #[test]
 fn a_damaged_frame_is_reported_and_the_rest_of_it_and_others_go_on() {
     let bench = Bench::new();
@@ -154,6 +156,7 @@ fn a_damaged_frame_is_reported_and_the_rest_of_it_and_others_go_on() {
     assert!(read.text().lines().last().unwrap().contains(&format!("\"offset\":{last}")));
 }
 
+/// Table: F16 I6 | a frame of a closed segment
 #[test]
 fn frames_of_an_unknown_magic_are_damage() {
     let bench = Bench::new();

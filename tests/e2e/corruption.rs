@@ -249,6 +249,7 @@ async fn with(stored: &Stored, object: &Path, changed: Option<Bytes>) -> Rooms {
     rooms(&objects)
 }
 
+/// Table: F9 F11 I6 | each chunk of stored archives, one after the other
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_chunk_costs_its_own_batches_and_no_others() {
     let stored = archive(30_000, 1 << 30).await;
@@ -281,6 +282,8 @@ async fn a_damaged_chunk_costs_its_own_batches_and_no_others() {
     assert_eq!(clean.reader.quarantine().count(), 0);
 }
 
+/// Table: F9 F11 I6 | stored objects, one damaged at a time | CORRUPTIONS
+/// TIERD_TEST_CORRUPTIONS
 #[test]
 fn every_corruption_is_found_before_a_wrong_byte_leaves() {
     let corruptions = std::env::var("TIERD_TEST_CORRUPTIONS").ok();

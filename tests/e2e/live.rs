@@ -16,6 +16,9 @@ use tierd_tests::process::Served;
 
 use crate::TIERD;
 
+/// Times the process is killed, in every change.
+const KILLS: u64 = 10;
+
 fn beside() -> Beside {
     Beside::new(TIERD).unwrap()
 }
@@ -112,9 +115,11 @@ fn a_rotated_segment_is_committed_within_the_settle_time_and_ten_seconds() {
     assert_eq!(stop(daemon), 0);
 }
 
+/// Table: F1 F16 I3 I7 I10 | the process, at random moments beside a broker that writes | KILLS
+/// TIERD_TEST_KILLS
 #[test]
 fn a_daemon_killed_at_random_moments_archives_every_batch_once() {
-    let rounds = std::env::var("TIERD_TEST_KILLS").map_or(10, |text| text.parse().unwrap());
+    let rounds = std::env::var("TIERD_TEST_KILLS").map_or(KILLS, |text| text.parse().unwrap());
     let bench = beside();
     let (mut broker, mut random) = (bench.broker(21).unwrap(), StdRng::seed_from_u64(22));
     broker.start().unwrap();
@@ -138,6 +143,7 @@ fn a_daemon_killed_at_random_moments_archives_every_batch_once() {
     assert_eq!(left, 0, "killed daemons left their scratch behind");
 }
 
+/// Table: F28 I3 I4 | a WAL that goes back, beside the process
 #[test]
 fn offsets_issued_again_after_a_crash_are_overlaps_and_no_new_incarnation() {
     let bench = beside();

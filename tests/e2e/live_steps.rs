@@ -190,6 +190,7 @@ async fn what_was_written_before_the_broker_started_is_archived_at_once() {
     assert_eq!(bench.through().await, 20);
 }
 
+/// Table: F16 I3 | a segment that grows and one that is torn
 #[tokio::test]
 async fn a_segment_that_may_grow_is_taken_when_it_was_idle_for_long_without_its_torn_tail() {
     let bench = Bench::new();
@@ -290,6 +291,7 @@ async fn a_hole_that_nothing_fills_becomes_a_gap_after_the_timeout() {
     assert_eq!((bench.through().await, bench.gaps().await.len()), (30, 1));
 }
 
+/// Table: F12 I3 I8 | two daemons of which one has a hole
 #[tokio::test]
 async fn a_hole_is_the_last_committers_to_declare_until_he_is_silent() {
     let bench = Bench::new();
@@ -310,6 +312,7 @@ async fn a_hole_is_the_last_committers_to_declare_until_he_is_silent() {
     assert_eq!((bench.through().await, bench.gaps().await.len()), (40, 1));
 }
 
+/// Table: F15 I3 | a segment that is emptied and filled again
 #[tokio::test]
 async fn a_segment_emptied_and_filled_again_adds_and_takes_nothing_away() {
     let bench = Bench::new();
@@ -324,6 +327,7 @@ async fn a_segment_emptied_and_filled_again_adds_and_takes_nothing_away() {
     assert_eq!((bench.through().await, bench.overlaps().await), (30, 1));
 }
 
+/// Table: F15 I3 | segments between the look and the step
 #[tokio::test]
 async fn a_segment_that_vanished_or_changed_since_the_look_is_a_retry_and_no_failure() {
     let bench = Bench::new();

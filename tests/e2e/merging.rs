@@ -157,6 +157,8 @@ pub fn bytes_of(batches: &[Bytes]) -> u64 {
     batches.iter().map(|batch| batch.len() as u64).sum()
 }
 
+/// Table: F1 F21 I3 I4 I7 I10 | before and after every change of a merge and the collection
+/// behind it
 #[tokio::test]
 async fn killed_at_every_change_of_a_merge_and_resumed_it_comes_to_the_same() {
     let batches = batches(40);
@@ -202,6 +204,7 @@ async fn killed_at_every_change_of_a_merge_and_resumed_it_comes_to_the_same() {
     }
 }
 
+/// Table: F2 F6 F12 F22 I3 I4 I8 | requests of two that merge and one that writes
 #[tokio::test]
 async fn whatever_the_store_answers_two_mergers_and_a_writer_lose_and_double_nothing() {
     let batches = batches(60);
@@ -284,6 +287,7 @@ async fn read_on(address: &str, written: &[Bytes], start: &AtomicU64, done: &Ato
     rounds
 }
 
+/// Table: F23 I5 I9 | the process, while what it reads is merged and deleted
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_readers_stream_through_a_hundred_swaps_and_deletions() {
     let folder = tempfile::tempdir().unwrap();

@@ -172,6 +172,7 @@ fn archives(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Table: F29 I5 I10 | SIGTERM to the process in the middle of a stream
 #[tokio::test]
 async fn a_stop_says_so_first_and_then_finishes_the_stream() {
     let (_folder, tierd) = archived();
@@ -225,6 +226,7 @@ async fn connect_again(daemon: &Served) -> Result<Channel, tonic::transport::Err
     endpoint.connect_timeout(Duration::from_secs(5)).connect().await
 }
 
+/// Table: F29 I10 | two signals to the process
 #[tokio::test]
 async fn a_second_signal_waits_for_nobody() {
     let (_folder, tierd) = archived();

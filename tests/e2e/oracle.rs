@@ -417,6 +417,8 @@ async fn history(seed: u64) {
     }
 }
 
+/// Table: F16 F28 F30 I3 I4 I14 | WALs of every kind of trouble; then manifests, lost |
+/// HISTORIES TIERD_TEST_HISTORIES
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_equals_a_log_that_answers_by_brute_force() {
     let histories = std::env::var("TIERD_TEST_HISTORIES").ok();

@@ -80,6 +80,7 @@ impl Bench {
     }
 }
 
+/// Table: F6 I2 I6 | a store that says nothing, while it is read
 #[tokio::test]
 async fn while_the_store_is_silent_what_is_in_memory_is_read_and_the_end_is_not_guessed() {
     let bench = Bench::new().await;
@@ -115,6 +116,7 @@ async fn while_the_store_is_silent_what_is_in_memory_is_read_and_the_end_is_not_
     assert_eq!(again, bytes);
 }
 
+/// Table: F6 I12 I13 | a store that refuses, while it is read
 #[tokio::test]
 async fn a_store_that_refuses_is_asked_again_after_a_while_and_not_by_every_read() {
     let bench = Bench::new().await;

@@ -107,6 +107,7 @@ async fn logical(objects: &Arc<dyn ObjectStore>) -> Logical {
     }
 }
 
+/// Table: F11 F30 I3 I14 | manifests, pages and lives of a topic, gone in every combination
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_of_a_catalog_is_lost_comes_back_from_the_archives() {
     let objects = memory();
@@ -174,6 +175,7 @@ async fn flip(objects: &Arc<dyn ObjectStore>, key: &str) {
     objects.put(&path, bytes.into()).await.unwrap();
 }
 
+/// Table: F9 F30 I6 I14 | manifests and archives that are damaged
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_manifests_and_archives_are_passed_over_and_told() {
     let objects = memory();
@@ -199,6 +201,7 @@ async fn damaged_manifests_and_archives_are_passed_over_and_told() {
     assert_eq!(after.through, before.through);
 }
 
+/// Table: F30 I14 | manifests behind a deletion
 #[tokio::test(flavor = "multi_thread")]
 async fn what_retention_removed_stays_away_where_a_manifest_tells_of_it() {
     let objects = memory();
@@ -231,6 +234,7 @@ async fn what_retention_removed_stays_away_where_a_manifest_tells_of_it() {
     assert_eq!((after.log_start, after.entries), (0, entries));
 }
 
+/// Table: F1 F30 I7 I10 I14 | before and after every change of a rebuild
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_every_change_it_is_done_by_doing_it_again() {
     let objects = memory();
@@ -269,6 +273,7 @@ async fn killed_at_every_change_it_is_done_by_doing_it_again() {
     assert!(kills >= 8, "{kills}");
 }
 
+/// Table: F12 F30 I8 I14 | a writer beside a rebuild
 #[tokio::test(flavor = "multi_thread")]
 async fn who_commits_beside_it_loses_and_goes_on_from_what_was_rebuilt() {
     let objects = memory();
@@ -288,6 +293,7 @@ async fn who_commits_beside_it_loses_and_goes_on_from_what_was_rebuilt() {
     assert_eq!(newest(&objects).await.manifest().topic_id, Some([7; 16]));
 }
 
+/// Table: F30 I9 I14 | gc behind a rebuild
 #[tokio::test(flavor = "multi_thread")]
 async fn gc_deletes_nothing_that_was_taken_in() {
     let objects = memory();

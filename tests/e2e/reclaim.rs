@@ -29,6 +29,8 @@ use crate::TIERD;
 
 /// When the broker started, milliseconds since 1970.
 const STARTED: i64 = 1_700_000_000_000;
+/// Random WALs of every change.
+const RECLAIMS: u64 = 150;
 
 /// A segment as the test wrote it.
 #[derive(Debug, Default)]
@@ -252,9 +254,12 @@ async fn trial(seed: u64) -> (usize, usize) {
     (deleted, kept)
 }
 
+/// Table: F15 F16 I1 I2 I11 | segments before and after they are read | RECLAIMS
+/// TIERD_TEST_RECLAIMS
 #[tokio::test]
 async fn what_is_damaged_uncommitted_or_unproven_is_never_told_and_never_deleted() {
-    let trials = std::env::var("TIERD_TEST_RECLAIMS").map_or(150, |text| text.parse().unwrap());
+    let trials =
+        std::env::var("TIERD_TEST_RECLAIMS").map_or(RECLAIMS, |text| text.parse().unwrap());
     let (mut deleted, mut damaged) = (0, 0);
     for seed in 0..trials {
         println!("seed {seed}");
@@ -292,6 +297,7 @@ fn on_disk(folder: &Path) -> Vec<Bytes> {
     all
 }
 
+/// Table: F15 I1 I3 | segments deleted beside a broker that writes
 #[test]
 fn beside_a_broker_that_writes_the_wal_and_the_archives_stay_whole() {
     let folder = tempfile::tempdir().unwrap();

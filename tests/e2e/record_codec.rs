@@ -39,6 +39,7 @@ impl fmt::Display for Case {
     }
 }
 
+/// Table: I4 | batches of every kind | DEFAULT_BATCHES TIERD_TEST_BATCHES
 #[test]
 fn generated_batches_come_out_as_they_went_in_and_rebuilt_ones_keep_every_field() {
     let batches = match std::env::var("TIERD_TEST_BATCHES") {

@@ -108,6 +108,7 @@ async fn what_is_archived_whole_may_be_deleted_and_a_second_run_says_the_same() 
     assert_eq!(bench.run_one().await.releasable, [0, 1, 2, 3]);
 }
 
+/// Table: F16 I1 | every part of a segment
 #[tokio::test]
 async fn a_damaged_segment_is_never_told_releasable_wherever_the_damage_lies() {
     let layout: [&[i64]; 4] = [&[0, 10], &[40, 20], &[30, 50], &[60, 70]];
@@ -146,6 +147,7 @@ async fn a_torn_tail_is_the_end_of_a_closed_segment() {
     assert_eq!(found.releasable, [0]);
 }
 
+/// Table: F6 I1 I2 | the commit of one batch
 #[tokio::test]
 async fn a_batch_that_could_not_be_committed_holds_its_segment() {
     let bench = Bench::new();
@@ -191,6 +193,7 @@ async fn frames_that_are_not_archived_hold_their_segment() {
     assert_eq!((found.releasable_through, found.releasable), (20, vec![0]));
 }
 
+/// Table: F12 I1 I8 | two writers of one partition
 #[tokio::test]
 async fn what_another_writer_committed_is_proven_and_its_ledger_is_not_ours() {
     let bench = Bench::new();
@@ -213,6 +216,7 @@ async fn what_another_writer_committed_is_proven_and_its_ledger_is_not_ours() {
     assert_eq!(found.releasable, [0, 1]);
 }
 
+/// Table: F30 I1 I2 I14 | the data folder and the WAL
 #[tokio::test]
 async fn a_mark_that_was_told_outlives_the_segments_and_the_disk() {
     let bench = Bench::new();
@@ -230,6 +234,7 @@ async fn a_mark_that_was_told_outlives_the_segments_and_the_disk() {
     assert_eq!(found.incarnation, 0, "a segment of a later number is no new life");
 }
 
+/// Table: F9 I1 I2 | what a writer remembers
 #[tokio::test]
 async fn a_damaged_ledger_is_told_and_begun_anew() {
     let bench = Bench::new();

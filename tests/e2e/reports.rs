@@ -230,6 +230,7 @@ async fn the_lag_counts_to_the_log_end_that_the_broker_reports() {
     assert!(refused.to_string().contains("high watermark 30 lies above log end 29"), "{refused}");
 }
 
+/// Table: F28 I3 I4 | a leader change that truncates the log
 #[tokio::test]
 async fn a_truncated_suffix_is_never_served() {
     let beside = Beside::new();
@@ -251,6 +252,7 @@ async fn a_truncated_suffix_is_never_served() {
     assert_eq!(wire, [batch(0, 9, 0), kept, late].concat());
 }
 
+/// Table: F28 I6 | a leader change that truncates what is archived
 #[tokio::test]
 async fn a_truncated_suffix_below_the_committed_end_is_told_by_the_lineage() {
     let beside = Beside::new();

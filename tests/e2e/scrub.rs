@@ -119,6 +119,7 @@ async fn a_round_reads_everything_once_and_finds_nothing_where_nothing_is() {
     assert_eq!(bench.rest().await.0.len(), 9);
 }
 
+/// Table: F9 F11 I6 | stored archives that nobody reads
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_damaged_is_in_quarantine_until_it_is_well_again() {
     let mut bench = Bench::new().await;
@@ -146,6 +147,7 @@ async fn what_is_damaged_is_in_quarantine_until_it_is_well_again() {
     assert!(bench.quarantined().is_empty());
 }
 
+/// Table: F23 I6 | archives deleted behind the scrub
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_dropped_while_it_was_looked_for_is_no_loss() {
     let mut bench = Bench::new().await;
@@ -167,6 +169,7 @@ async fn what_was_dropped_while_it_was_looked_for_is_no_loss() {
     assert!(bench.quarantined().is_empty(), "{:?}", bench.quarantined());
 }
 
+/// Table: F6 I6 I13 | requests of the scrub
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_does_not_answer_ends_no_round_and_accuses_nobody() {
     use tierd_tests::counting::Op;
@@ -216,6 +219,7 @@ fn wait_for(daemon: &Served, series: &str, value: f64) {
     }
 }
 
+/// Table: F9 I6 | files of a directory under the process
 #[tokio::test(flavor = "multi_thread")]
 async fn bits_that_flip_under_a_running_daemon_are_found_told_and_never_served() {
     let folder = tempfile::tempdir().unwrap();

@@ -131,6 +131,8 @@ async fn kill_everywhere(of: Work) -> BTreeSet<Step> {
     all.into_iter().collect()
 }
 
+/// Table: F1 F21 I3 I5 I7 I10 | before and after every request that changes the store; which
+/// there are is read from the sources
 #[tokio::test]
 async fn killed_before_and_after_every_durable_step_the_work_is_done_by_doing_it_again() {
     let mut visited: BTreeMap<Step, Vec<Work>> = BTreeMap::new();

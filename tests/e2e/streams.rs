@@ -21,6 +21,7 @@ fn range_records() -> i64 {
     if std::env::var_os("TIERD_TEST_LARGE").is_some() { 5_000_000 } else { 400_000 }
 }
 
+/// Table: F20 I12 | one batch of 150,000 records and a range of 400,000, through the process
 #[tokio::test(flavor = "multi_thread")]
 async fn a_huge_batch_and_a_long_range_are_streamed_in_flat_memory() {
     let folder = tempfile::tempdir().unwrap();

@@ -33,6 +33,7 @@ fn words(check: &Check) -> BTreeMap<&'static str, usize> {
     counts.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
+/// Table: F5 F9 F11 I6 | stored objects
 #[tokio::test(flavor = "multi_thread")]
 async fn every_object_has_the_word_that_fits() {
     let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());

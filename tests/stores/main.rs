@@ -56,6 +56,7 @@ fn seaweedfs_conforms() {
     conforms(&Server::seaweedfs(&peers));
 }
 
+/// Table: F5 I9 | an upload to a real server, given up in the middle
 #[test]
 fn gc_drops_the_upload_in_parts_that_a_killed_writer_left_in_a_bucket() {
     let Some(peers) = peers("SeaweedFS") else { return };
@@ -97,6 +98,7 @@ fn google_cloud_storage_conforms() {
     conforms(&Server::gcs(&peers));
 }
 
+/// Table: F27 I8 | a real server that overwrites
 #[test]
 fn a_store_that_ignores_create_only_is_refused_for_writing() {
     let Some(peers) = peers("s3rver") else { return };

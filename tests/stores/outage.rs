@@ -49,6 +49,7 @@ async fn works(store: &Store, number: u64) {
     assert_eq!(store.get(&archive(number), 99).await.unwrap(), body(number));
 }
 
+/// Table: F6 I12 I13 | a real server that is stopped
 #[test]
 fn a_store_that_stands_still_gets_no_storm_and_is_used_again_when_it_moves() {
     let Some(peers) = peers("SeaweedFS") else { return };

@@ -90,6 +90,7 @@ fn requests(daemon: &Served) -> BTreeMap<String, f64> {
     all.filter_map(|(name, value)| Some((of(name)?, value))).collect()
 }
 
+/// Table: F6 I12 I13 | a real server that is stopped under the process
 #[test]
 fn an_outage_stops_archiving_alone_and_for_no_longer_than_it_lasts() {
     let Some(peers) = peers("SeaweedFS") else { return };
@@ -200,6 +201,7 @@ async fn under_load(
     (broker, daemon, answer, stream)
 }
 
+/// Table: F5 F29 I10 | the process, over a real server that hangs
 #[test]
 fn a_stop_under_load_says_so_drains_the_streams_and_drops_the_upload_that_hangs() {
     let Some(peers) = peers("SeaweedFS") else { return };

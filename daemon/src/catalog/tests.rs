@@ -94,6 +94,7 @@ async fn a_reader_follows_and_pays_two_requests_while_nothing_changes() {
     }
 }
 
+/// Table: F11 I6 | the chain of manifests
 #[tokio::test]
 async fn a_manifest_that_does_not_follow_on_the_known_one_is_refused() {
     let mut writer = Writer::new();
@@ -110,6 +111,7 @@ async fn a_manifest_that_does_not_follow_on_the_known_one_is_refused() {
     assert!(matches!(error, CatalogError::Chain { .. }), "{error}");
 }
 
+/// Table: F11 I6 | a manifest, in the place of another
 #[tokio::test]
 async fn a_manifest_under_the_name_of_another_is_refused() {
     let mut writer = Writer::new();
@@ -125,6 +127,7 @@ async fn a_manifest_under_the_name_of_another_is_refused() {
     }
 }
 
+/// Table: I3 | commits that leave holes or overlap
 #[tokio::test]
 async fn what_does_not_tile_is_refused() {
     let mut writer = Writer::new();
@@ -157,6 +160,7 @@ async fn what_does_not_tile_is_refused() {
     assert!(matches!(error, CatalogError::Hole { range: hole } if hole == range(0, 4)));
 }
 
+/// Table: F5 F11 I1 I5 | archives between upload and commit
 #[tokio::test]
 async fn an_archive_that_is_not_there_whole_cannot_be_committed() {
     let mut writer = Writer::new();
@@ -324,6 +328,7 @@ async fn a_later_incarnation_must_have_been_begun_and_is_the_one_loaded() {
     assert_eq!(writer.catalog.partitions().await.unwrap(), [(of.tp.clone(), 0), (of.tp, 1)]);
 }
 
+/// Table: F12 I8 | two processes that commit in turn
 #[tokio::test]
 async fn the_epoch_rises_when_another_process_commits() {
     let mut writer = Writer::new();
@@ -356,6 +361,7 @@ async fn the_second_of_two_writers_loses_and_is_told_the_newest() {
     assert_eq!((newest.number(), newest.archived_through()), (3, 30));
 }
 
+/// Table: F13 I8 I9 | a block that is closed beneath a commit
 #[tokio::test]
 async fn a_commit_into_a_closed_block_is_void_and_undone() {
     let mut writer = Writer::new();
@@ -385,6 +391,7 @@ async fn a_commit_into_a_closed_block_is_void_and_undone() {
     writer.catalog.verify_history(&newest).await.unwrap();
 }
 
+/// Table: F9 F11 I6 | pages of the catalog
 #[tokio::test]
 async fn a_damaged_or_lost_page_is_told_by_name() {
     let mut writer = Writer::new();

@@ -112,6 +112,7 @@ fn described(verified: &Verified) -> String {
     serde_json::to_string_pretty(&value).unwrap() + "\n"
 }
 
+/// Table: F26 I4 | archives of every version
 #[test]
 fn the_golden_archives_are_still_read() {
     for name in ["v1", "v1b"] {

@@ -25,6 +25,7 @@ fn every_flipped_byte_is_found() {
     }
 }
 
+/// Table: F9 F25 I6 | every byte of an archive
 #[test]
 fn every_flip_in_an_archive_with_everything_is_found() {
     let archive = bytes(&one_of_everything().build()).to_vec();
@@ -37,6 +38,7 @@ fn every_flip_in_an_archive_with_everything_is_found() {
     }
 }
 
+/// Table: F8 F25 I6 | the end of an archive
 #[test]
 fn every_cut_and_every_byte_more_is_found() {
     let archive = small();
@@ -90,6 +92,7 @@ fn the_same_files_packed_by_someone_else_are_not_the_archive() {
     assert!(verify(&retarred(&archive, |_| {})).is_err());
 }
 
+/// Table: F25 I6 I12 | headers of tar
 #[test]
 fn tar_headers_that_are_not_tierds_are_refused() {
     use tierd::archive::Chunk;
@@ -149,6 +152,7 @@ fn recompute_trailer(archive: &mut [u8]) {
     archive[at..at + 4].copy_from_slice(&crc32fast::hash(&tar).to_le_bytes());
 }
 
+/// Table: F26 I6 | versions in an archive
 #[test]
 fn a_later_version_is_refused_by_name_wherever_it_shows() {
     let expected =
@@ -188,6 +192,7 @@ fn a_later_version_is_refused_by_name_wherever_it_shows() {
     assert!(error.to_string().contains(expected), "{error}");
 }
 
+/// Table: F25 F26 I6 | codes in an archive
 #[test]
 fn a_codec_that_nobody_knows_never_becomes_a_batch() {
     let mut wire = Batch::of(0, 1).wire().to_vec();

@@ -26,6 +26,7 @@ async fn written(bench: &Bench) -> usize {
     objects.iter().filter(|object| !object.name.contains("/writers/")).count()
 }
 
+/// Table: F12 I8 I13 | a writer that is gone; nobody says so
 #[tokio::test]
 async fn a_standby_acts_when_a_backlog_stays_for_a_minute() {
     let (_leader, standby) = pair().await;
@@ -45,6 +46,7 @@ async fn a_standby_acts_when_a_backlog_stays_for_a_minute() {
     assert_eq!(standby.through().await, 40);
 }
 
+/// Table: F12 I8 I12 | two daemons with the same batches
 #[tokio::test]
 async fn a_standby_builds_nothing_that_the_other_one_commits_in_time() {
     let (leader, standby) = pair().await;
@@ -87,6 +89,7 @@ async fn a_leader_that_is_slow_and_gets_on_is_not_disturbed() {
     assert_eq!(standby.through().await, 50);
 }
 
+/// Table: F12 I3 I13 | two daemons with different batches
 #[tokio::test]
 async fn what_only_the_standby_has_is_committed_though_the_other_one_gets_on() {
     let (leader, standby) = pair().await;
@@ -109,6 +112,7 @@ async fn where_nothing_is_committed_nobody_waits() {
     assert_eq!(bench.round().await, Some(Progress::Done));
 }
 
+/// Table: F12 I8 I13 | a change of writer that the broker tells
 #[tokio::test]
 async fn a_standby_acts_at_once_when_its_broker_says_that_it_leads() {
     let (leader, standby) = pair().await;

@@ -230,6 +230,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
+        /// Table: F13 F23 I9 | histories of uploads and commits, gc at any time
         #[test]
         fn nothing_goes_that_anybody_may_need_and_everything_else_goes_in_time(
             steps in prop::collection::vec(any_step(), 1..40),

@@ -177,6 +177,8 @@ proptest! {
     /// From names and contents alone comes every offset that the last manifest had, each
     /// from an archive made for the same manifest; and the very same archives where only
     /// one writer made any.
+    ///
+    /// Table: F12 F30 I14 | archives of several writers, without any manifest
     #[test]
     fn the_log_is_found_again(steps in prop::collection::vec(any_step(), 1..30)) {
         let mut live: Vec<ArchiveEntry> = Vec::new();
