@@ -2,11 +2,13 @@
 //! whose every answer is decided by a seed: requests wait at a gate until the scheduler
 //! lets one pass, fail, take effect unheard or later. Daemons sleep through others'
 //! commits, die between any two requests, and have WALs with other borders, in another
-//! order, now and then with other bytes.
+//! order, now and then with other bytes. Beside them gc deletes, without any grace, what
+//! no manifest names.
 //!
 //! At every moment what is archived is whole and goes on from what it was; and when the
 //! faults end, everything ever written is archived once, with nobody's help.
 
+mod collector;
 mod replica;
 mod world;
 
@@ -25,8 +27,8 @@ const TOPIC: &str = "t";
 /// What happened in one simulation, in order.
 type Events = Arc<Mutex<Vec<String>>>;
 
-/// Table: F1 F2 F3 F4 F6 F8 F9 F10 F12 F13 F14 I1 I2 I3 I4 I7 I8 I10 I13 | every request of two
-/// or three daemons, in every order that a seed gives | SIMULATIONS TIERD_TEST_SIMULATIONS
+/// Table: F1 F2 F3 F4 F6 F8 F9 F10 F12 F13 F14 F21 I1 I2 I3 I4 I7 I8 I9 I10 I13 | every request of two
+/// or three daemons and of gc, in every order that a seed gives | SIMULATIONS TIERD_TEST_SIMULATIONS
 #[test]
 fn whatever_a_store_does_to_several_daemons_nothing_is_lost_and_nothing_twice() {
     let simulations = std::env::var("TIERD_TEST_SIMULATIONS").ok();

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use rand::rngs::StdRng;
@@ -14,11 +15,12 @@ use rand::{RngExt, SeedableRng};
 use tierd::archive::{ArchiveOptions, IndexLevel};
 use tierd::catalog::{Catalog, ClusterName, WriterId};
 use tierd::clock::{Clock, ManualClock};
+use tierd::compact::Compactor;
 use tierd::indexer::{Indexer, LiveIndexer, LiveOptions, PartitionReport, Progress};
 use tierd::metrics::Metrics;
 use tierd::read::{ArchiveReader, ReadOptions};
 use tierd::record::{Codec, TopicName, TopicPartition};
-use tierd::store::Store;
+use tierd::store::{ObjectKey, Store};
 use tierd::wal::classify::Rules;
 use tierd::wal::{BrokerStart, WalDir, WalFormat};
 use tierd_tests::audit::{Audit, audit, range_of};
@@ -28,6 +30,7 @@ use tierd_tests::faults::{Fault, FaultStore, Later, passing};
 use tierd_tests::gate::Gate;
 use tokio::task::JoinHandle;
 
+use super::collector::{Collector, collect};
 use super::replica::Replica;
 use super::{Events, TOPIC};
 
@@ -43,6 +46,8 @@ const ROUND: Duration = Duration::from_secs(700);
 /// Rounds without anything to do after which there is nothing: more than a hole is
 /// waited for.
 const QUIET_ROUNDS: u32 = 6;
+/// Who collects, at the gate.
+const COLLECTOR: usize = usize::MAX;
 /// Choices in which everything fails, and in which a daemon sleeps.
 const STORM_MAX: u32 = 60;
 const SLEEP_MAX: u32 = 150;
@@ -59,6 +64,7 @@ pub(super) struct Sums {
     declared_gaps: u64,
     beneath: u64,
     deleted: u64,
+    collected: u64,
 }
 
 impl Sums {
@@ -72,6 +78,7 @@ impl Sums {
         self.declared_gaps += more.declared_gaps;
         self.beneath += more.beneath;
         self.deleted += more.deleted;
+        self.collected += more.collected;
     }
 }
 
@@ -99,6 +106,7 @@ struct World {
     gate: Arc<Gate>,
     later: Later,
     daemons: Vec<Daemon>,
+    collector: Collector,
     /// How often a request fails.
     chance: f64,
     storm: u32,
@@ -125,7 +133,7 @@ pub(super) async fn run(seed: u64, events: &Events) -> Sums {
     world.sums
 }
 
-fn tp() -> TopicPartition {
+pub(super) fn tp() -> TopicPartition {
     TopicPartition::new(TopicName::new(TOPIC).unwrap(), 0).unwrap()
 }
 
@@ -165,11 +173,17 @@ impl World {
         let (batches, count) = (random.random_range(4..40), random.random_range(2..4));
         let diverges = random.random_bool(0.3);
         let chance = [0.0, 0.03, 0.1, 0.3][random.random_range(0..4)];
+        let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let gate = Arc::<Gate>::default();
+        let faulty = FaultStore::judged(Arc::clone(&objects), gate.door(COLLECTOR));
+        let store = Store::new(faulty, "").with_backoff(Duration::ZERO);
+        let collecting = catalog(&store, "gc", ManualClock::at(0), 0);
         let mut world = Self {
             seed,
             folder,
-            objects: Arc::new(InMemory::new()),
-            gate: Arc::default(),
+            objects,
+            gate,
+            collector: Collector::new(collecting, store),
             later: Later::default(),
             daemons: Vec::new(),
             chance,
@@ -249,7 +263,8 @@ impl World {
                 step.is_some_and(|(_, ended)| ended.lock().unwrap().is_none())
                     && !self.gate.has(who)
             });
-            if !busy {
+            let collects = self.collector.is_at_work() && !self.gate.has(COLLECTOR);
+            if !busy && !collects {
                 break;
             }
             self.gate.changed().await;
@@ -257,6 +272,7 @@ impl World {
         for who in 0..self.daemons.len() {
             self.reap(who).await;
         }
+        self.sums.collected += self.collector.reap(&self.events);
     }
 
     /// Takes in how a step ended: what it told is true.
@@ -311,7 +327,8 @@ impl World {
         }
         self.wall_ms += 10;
         match self.random.random_range(0..1000) {
-            0..700 => self.advance(who).await,
+            0..650 => self.advance(who).await,
+            650..700 => self.release_next_of_gc(),
             700..800 => {
                 let count = self.random.random_range(1..4);
                 let wall_ms = self.wall_ms;
@@ -331,7 +348,9 @@ impl World {
             960..975 => self.daemons[who].asleep = self.random.random_range(1..SLEEP_MAX),
             975..980 => self.storm = self.random.random_range(1..STORM_MAX),
             980..990 => self.land_one().await,
-            _ => drop(self.audit().await),
+            990..995 => drop(self.audit().await),
+            _ if self.random.random_bool(0.2) => self.collector.die().await,
+            _ => self.collector.begin(&self.gate),
         }
     }
 
@@ -349,6 +368,16 @@ impl World {
         } else {
             self.begin(who);
         }
+    }
+
+    /// Lets the next request of gc pass, or fail.
+    fn release_next_of_gc(&mut self) {
+        let Some(request) = self.gate.take(COLLECTOR) else { return };
+        self.sums.requests += 1;
+        let fault = self.fault(request.op);
+        self.sums.faults += u64::from(fault.is_some());
+        self.note(format!("gc: {:?} {} {fault:?}", request.op, request.path));
+        request.release(fault);
     }
 
     fn begin(&mut self, who: usize) -> bool {
@@ -445,6 +474,7 @@ impl World {
     /// No faults any more: everything is archived soon, and then nothing happens.
     async fn drain(&mut self) {
         (self.chance, self.storm) = (0.0, 0);
+        self.collector.die().await;
         self.note("nothing fails any more".to_owned());
         for daemon in &mut self.daemons {
             daemon.asleep = 0;
@@ -465,9 +495,32 @@ impl World {
         let archived: BTreeSet<Bytes> =
             found.served.iter().chain(&found.beneath).cloned().collect();
         assert_eq!(archived, self.all, "in neither tier");
+        self.assert_no_garbage().await;
+        let found = self.audit().await.expect("it was there");
         let number = found.snapshot.number();
         self.sums.manifests += number;
         self.sums.beneath += found.beneath.len() as u64;
+    }
+
+    /// What gc leaves is what the newest manifest names, and manifests.
+    async fn assert_no_garbage(&self) {
+        let (store, catalog) = self.auditor();
+        let catalog = Arc::new(catalog);
+        let nonce = Box::new(|| [4; 16]);
+        let clock = ManualClock::at(0);
+        let compactor = Compactor::new(Arc::clone(&catalog), store.clone(), clock, nonce);
+        collect(&compactor).await.unwrap();
+        let newest = catalog.load(&tp(), None).await.unwrap().unwrap();
+        let needed = newest.references().await.unwrap();
+        let listed: Vec<_> = store.list("c").try_collect().await.unwrap();
+        for object in listed {
+            let key = ObjectKey::decode(&object.name).unwrap();
+            let made = matches!(
+                key,
+                ObjectKey::Archive { .. } | ObjectKey::Page { .. } | ObjectKey::Side { .. }
+            );
+            assert!(!made || needed.contains(&key), "{key} is left");
+        }
     }
 
     /// Everyone does what there is to do; says whether there was nothing.
