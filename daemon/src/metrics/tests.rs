@@ -37,7 +37,7 @@ fn every_metric_has_our_prefix_a_type_and_a_help_that_is_a_sentence() {
     };
     assert_eq!(named("# HELP "), named("# TYPE "));
     // The list's fields and build_info: nothing is registered and then not shown.
-    assert_eq!(named("# TYPE ").len(), 50, "{page}");
+    assert_eq!(named("# TYPE ").len(), 51, "{page}");
     for line in page.lines() {
         match line.strip_prefix("# HELP ") {
             Some(help) => assert!(help.starts_with("tierd_") && help.ends_with('.'), "{line}"),
