@@ -27,8 +27,9 @@ const TOPIC: &str = "t";
 /// What happened in one simulation, in order.
 type Events = Arc<Mutex<Vec<String>>>;
 
-/// Table: F1 F2 F3 F4 F6 F8 F9 F10 F12 F13 F14 F21 I1 I2 I3 I4 I7 I8 I9 I10 I13 | every request of two
-/// or three daemons and of gc, in every order that a seed gives | SIMULATIONS TIERD_TEST_SIMULATIONS
+/// Table: F1 F2 F3 F4 F6 F7 F8 F9 F10 F12 F13 F14 F21 I1 I2 I3 I4 I7 I8 I9 I10 I13 | every
+/// request of two or three daemons and of gc, in every order that a seed gives | SIMULATIONS
+/// TIERD_TEST_SIMULATIONS
 #[test]
 fn whatever_a_store_does_to_several_daemons_nothing_is_lost_and_nothing_twice() {
     let simulations = std::env::var("TIERD_TEST_SIMULATIONS").ok();

@@ -35,6 +35,8 @@ pub enum Fault {
     Unavailable,
     /// 429: the request has no effect.
     Throttled,
+    /// 403: the credentials have expired. The request has no effect.
+    Denied,
     /// The request takes effect and its answer is lost.
     LostResponse,
     /// 409 without effect: some stores answer so when they do not know.

@@ -36,13 +36,15 @@ impl Declared {
 
     /// What came of it in the run of `log`; `None` where it was not run.
     pub(super) fn violations(&self, log: &str) -> Option<u64> {
-        let ends = format!("{} ... ", self.test);
-        let mut told = log.lines().filter_map(|line| {
+        let ours = |name: &str| name == self.test || name.ends_with(&format!("::{}", self.test));
+        let told = log.lines().filter_map(|line| {
             let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
-            let ours = name == self.test || name.ends_with(&format!("::{}", self.test));
-            (ours && line.contains(&ends)).then_some(outcome)
+            ours(name).then_some(outcome.trim())
         });
-        told.next().map(|outcome| u64::from(outcome.trim() != "ok"))
+        // Suites of real servers run twice, at first without them.
+        let told: Vec<&str> = told.collect();
+        let bad = told.iter().filter(|outcome| **outcome != "ok").count();
+        (!told.is_empty()).then_some(bad as u64)
     }
 }
 

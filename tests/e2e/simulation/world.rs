@@ -110,6 +110,8 @@ struct World {
     /// How often a request fails.
     chance: f64,
     storm: u32,
+    /// Whether it is one because credentials have expired.
+    denied: bool,
     wall_ms: i64,
     end: i64,
     all: BTreeSet<Bytes>,
@@ -188,6 +190,7 @@ impl World {
             daemons: Vec::new(),
             chance,
             storm: 0,
+            denied: false,
             wall_ms: STARTED + 1_000_000,
             end: 0,
             all: BTreeSet::new(),
@@ -346,7 +349,10 @@ impl World {
             }
             945..960 => self.crash(who).await,
             960..975 => self.daemons[who].asleep = self.random.random_range(1..SLEEP_MAX),
-            975..980 => self.storm = self.random.random_range(1..STORM_MAX),
+            975..980 => {
+                self.storm = self.random.random_range(1..STORM_MAX);
+                self.denied = self.random.random_bool(0.3);
+            }
             980..990 => self.land_one().await,
             990..995 => drop(self.audit().await),
             _ if self.random.random_bool(0.2) => self.collector.die().await,
@@ -401,6 +407,9 @@ impl World {
     /// What goes wrong with the next request, if anything.
     fn fault(&mut self, op: Op) -> Option<Fault> {
         if self.storm > 0 {
+            if self.denied {
+                return Some(Fault::Denied);
+            }
             let busy = [Fault::Unavailable, Fault::Throttled];
             return Some(busy[self.random.random_range(0..2)].clone());
         }

@@ -21,6 +21,10 @@ pub(super) fn unavailable() -> Error {
     failed("503 Service Unavailable")
 }
 
+fn denied(path: &Path) -> Error {
+    Error::PermissionDenied { path: path.to_string(), source: "403 ExpiredToken".into() }
+}
+
 fn conflict(path: &Path) -> Error {
     Error::AlreadyExists { path: path.to_string(), source: "409 Conflict".into() }
 }
@@ -38,6 +42,7 @@ pub(super) async fn refused(fault: Option<&Fault>, path: &Path) -> Result<()> {
     match fault {
         Some(Fault::Unavailable) => Err(unavailable()),
         Some(Fault::Throttled) => Err(failed("429 Too Many Requests")),
+        Some(Fault::Denied) => Err(denied(path)),
         Some(Fault::Conflict) => Err(conflict(path)),
         Some(Fault::Vanished) => Err(vanished(path)),
         Some(Fault::Silent) => futures::future::pending().await,
