@@ -18,6 +18,8 @@ use crate::TIERD;
 
 /// Times the process is killed, in every change.
 const KILLS: u64 = 10;
+/// Times it sleeps over what others do.
+const SLEEPS: u64 = 6;
 
 fn beside() -> Beside {
     Beside::new(TIERD).unwrap()
@@ -141,6 +143,35 @@ fn a_daemon_killed_at_random_moments_archives_every_batch_once() {
     let left = std::fs::read_dir(scratch).unwrap().map(Result::unwrap);
     let left = left.filter(|entry| entry.file_type().unwrap().is_dir()).count();
     assert_eq!(left, 0, "killed daemons left their scratch behind");
+}
+
+/// Table: F12 F13 I3 I7 I8 I9 | the process, stopped where it stands while another one takes
+/// over and gc deletes without any grace | SLEEPS
+#[test]
+fn a_daemon_that_slept_over_a_takeover_and_a_collection_adds_nothing_twice() {
+    let bench = beside();
+    let (mut broker, mut random) = (bench.broker(31).unwrap(), StdRng::seed_from_u64(32));
+    broker.start().unwrap();
+    let sleeper = bench.daemon("50ms", "1s");
+    let (wal, data) = (bench.wal(), bench.folder().join("other"));
+    let (wal, data) = (wal.to_str().unwrap(), data.to_str().unwrap());
+    for _ in 0..SLEEPS {
+        let awake = Duration::from_millis(random.random_range(100..1200));
+        write_for(&mut broker, &mut random, awake).unwrap();
+        sleeper.signal("STOP");
+        broker.kill().unwrap();
+        let other = ["--writer-id", "other", "--data-dir", data];
+        let once = ["run", "--once", "--offline", "--wal-dir", wal];
+        let _ = bench.tierd.run(&[&once[..], &other].concat()).ok();
+        let _ = bench.tierd.run(&["gc", "--grace", "0s", "--confirm"]).ok();
+        broker.start().unwrap();
+        sleeper.signal("CONT");
+    }
+    write_for(&mut broker, &mut random, Duration::from_secs(1)).unwrap();
+    assert_eq!(stop(sleeper), 0);
+    broker.stop().unwrap();
+    let _ = bench.tierd.archive(&bench.wal()).ok();
+    bench.expect_everything(&broker);
 }
 
 /// Table: F28 I3 I4 | a WAL that goes back, beside the process

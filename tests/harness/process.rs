@@ -165,7 +165,12 @@ impl Served {
 
     /// Sends SIGTERM, as a kubelet does.
     pub fn terminate(&self) {
-        let kill = format!("kill -TERM {}", self.child.id());
+        self.signal("TERM");
+    }
+
+    /// Sends the signal of this name, as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
         let sent = Command::new("sh").args(["-c", &kill]).status().expect("a shell is there");
         assert!(sent.success(), "no signal reached the daemon");
     }
