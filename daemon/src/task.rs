@@ -110,7 +110,7 @@ impl Pace {
     }
 
     /// When `bytes` asked for at `now` may be moved.
-    pub(crate) fn reserve(&self, bytes: u64, now: Instant) -> Option<Instant> {
+    fn reserve(&self, bytes: u64, now: Instant) -> Option<Instant> {
         let time = Duration::from_secs_f64(bytes as f64 / self.per_second? as f64);
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let from = next.unwrap_or(now).max(now);

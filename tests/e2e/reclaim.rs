@@ -254,7 +254,7 @@ async fn trial(seed: u64) -> (usize, usize) {
     (deleted, kept)
 }
 
-/// Table: F15 F16 I1 I2 I11 | segments before and after they are read | RECLAIMS
+/// Table: F15 F16 I1 I2 | segments before and after they are read | RECLAIMS
 /// TIERD_TEST_RECLAIMS
 #[tokio::test]
 async fn what_is_damaged_uncommitted_or_unproven_is_never_told_and_never_deleted() {

@@ -104,33 +104,11 @@ fn piece(pace: &Pace) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::Encoding;
-    use crate::record::{OffsetRange, TopicName, TopicPartition};
 
     #[test]
     fn a_piece_is_what_a_second_allows_within_reason() {
         let pieces = [1, 1 << 20, 1 << 30].map(|bytes| piece(&Pace::of(bytes)));
         assert_eq!(pieces, [256 << 10, 1 << 20, 8 << 20]);
         assert_eq!(piece(&Pace::unlimited()), 8 << 20);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_is_read_is_charged_to_the_pace() {
-        let of = crate::store::PartitionKey {
-            cluster: crate::store::ClusterName::new("c").unwrap(),
-            tp: TopicPartition::new(TopicName::new("t").unwrap(), 0).unwrap(),
-            incarnation: 0,
-        };
-        let range = OffsetRange::new(0, 9).unwrap();
-        let key = ObjectKey::Archive { of, number: 1, range, digest: [0; 16] };
-        let store = Store::open("memory:").unwrap();
-        store.put(&key, Bytes::from(vec![0; 1 << 20])).await.unwrap();
-        let toc =
-            TocPlace { offset: 0, length: 1, raw: 1, encoding: Encoding::Stored, digest: [0; 16] };
-        // The first piece is read at once, and is one second's bytes.
-        let (pace, began) = (Arc::new(Pace::of(256 << 10)), tokio::time::Instant::now());
-        read_whole(&store, &key, 1 << 20, toc, &pace).await.unwrap_err();
-        let paid = pace.reserve(0, began).unwrap() - began;
-        assert!(paid.as_millis() >= 1000, "{paid:?}");
     }
 }
