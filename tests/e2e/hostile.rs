@@ -74,31 +74,40 @@ fn named(name: &str) -> Target {
     *TARGETS.iter().find(|target| target.name == name).unwrap()
 }
 
+/// Table: F16 F25 I6 I12 | segments of a WAL: every seed of the fuzzer, and changes of each |
+/// CHANGES
 #[test]
 fn segments_are_scanned_whatever_they_hold() {
     hold(&named("wal_frames"));
 }
 
+/// Table: F25 I4 I6 I12 | batches: every seed of the fuzzer, and changes of each | CHANGES
 #[test]
 fn batches_are_refused_or_kept() {
     hold(&named("batches"));
 }
 
+/// Table: F25 I6 I12 | footers, tables and lists: every seed of the fuzzer, and changes of each
+/// | CHANGES
 #[test]
 fn tables_and_lists_are_refused_or_true() {
     hold(&named("toc_footer"));
 }
 
+/// Table: F25 I6 I12 | whole archives: every seed of the fuzzer, and changes of each | CHANGES
 #[test]
 fn archives_are_refused_or_true() {
     hold(&named("tar_entries"));
 }
 
+/// Table: F25 I6 I12 | manifests and pages: every seed of the fuzzer, and changes of each |
+/// CHANGES
 #[test]
 fn objects_of_the_catalog_are_refused_or_true() {
     hold(&named("manifests"));
 }
 
+/// Table: F25 I12 | calls over gRPC: every seed of the fuzzer, and changes of each | CHANGES
 #[test]
 fn calls_are_answered_or_refused() {
     hold(&named("requests"));
