@@ -129,6 +129,7 @@ async fn copy(from: &Arc<dyn ObjectStore>, to: &InMemory) {
     }
 }
 
+/// Table: F1 F21 I3 I4 I7 I10 | before and after every change of a reindexing
 #[tokio::test]
 async fn killed_at_every_change_of_a_reindexing_no_batch_changes_and_it_goes_on_where_it_was() {
     let (objects, original) = prepare().await;
@@ -233,6 +234,8 @@ async fn reindex_on(worker: &Process, to: IndexLevel) {
     panic!("it does not come to an end");
 }
 
+/// Table: F2 F6 F12 F22 I3 I4 I8 | requests of two that reindex, one that merges and one that
+/// writes
 #[tokio::test]
 async fn whatever_the_store_answers_two_who_reindex_a_merger_and_a_writer_lose_and_double_nothing()
 {
