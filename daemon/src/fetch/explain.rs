@@ -1,7 +1,9 @@
 //! Owns telling what a fetch would do, without reading a batch.
 
-use super::partition::{Place, bound, chunks_for, place, refusal};
+use super::partition::refusal;
+use super::progress::bound;
 use super::selected;
+use super::served::{Place, chunks_for, place};
 use super::types::{
     EndReason, ExplainedArchive, ExplainedRead, Explanation, PartitionRequest, Purpose, Status,
 };

@@ -7,7 +7,7 @@
 
 use super::answered::{Answered, Refusal, answered};
 use super::caller;
-use super::partition::{Place, place};
+use super::served::{Place, place};
 use super::{FetchError, Fetcher};
 use crate::catalog::{ArchiveEntry, Snapshot};
 use crate::read::ReadStats;

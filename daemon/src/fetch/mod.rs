@@ -27,8 +27,10 @@ mod offsets;
 mod overlaps;
 mod partition;
 mod producers;
+mod progress;
 mod replica;
 mod selected;
+mod served;
 mod times;
 
 use std::collections::HashMap;

@@ -11,7 +11,8 @@
 use std::sync::Arc;
 
 use super::answered::{Answered, Refusal, answered};
-use super::partition::{bound_of, bounds};
+use super::partition::bounds;
+use super::progress::bound_of;
 use super::times::{self, Found};
 use super::types::{Isolation, PartitionState, Status};
 use super::{FetchError, Fetcher, caller, lineage};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
-use super::partition::{Bound, Progress, bound};
+use super::progress::{Bound, Progress, bound};
 use super::types::{Data, EndReason, Isolation, PartitionRequest};
 use super::{FetchError, Fetcher, Sink};
 use crate::archive::{Chunk, Toc, TocFile, WalRank};

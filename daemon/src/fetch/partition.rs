@@ -1,23 +1,21 @@
-//! Owns answering one partition: bounds, archives in order, limits, the trailer.
+//! Owns answering one partition: whether it can be, from which manifest, and the
+//! trailer. What is sent in between is the work of `served`, `overlaps` or
+//! `selected`.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::StreamExt;
-
 use super::caller::{self, Refused};
+use super::progress::{Progress, send};
+use super::served::{Place, place, served};
 use super::types::{
-    Data, EndReason, FetchEvent, Isolation, Overlaps, PartitionHeader, PartitionRequest,
-    PartitionState, PartitionTrailer, Stage, Status,
+    EndReason, FetchEvent, Isolation, Overlaps, PartitionHeader, PartitionRequest, PartitionState,
+    PartitionTrailer, Stage, Status,
 };
 use super::{FetchError, Fetcher, RELOADS_MAX, Sink, aborted, overlaps, selected, state_of};
-use crate::archive::{Toc, batches_in};
-use crate::catalog::{ArchiveEntry, Gap, Snapshot};
+use crate::catalog::Snapshot;
 use crate::error::{Classify, ErrorKind};
 use crate::read::ReadStats;
-use crate::record::batch::BATCH_HEADER_BYTES;
-use crate::record::{CanonicalRecord, OffsetRange};
+use crate::record::OffsetRange;
 use crate::reports::Report;
 
 /// Answers one partition; returns the bytes of batches sent.
@@ -179,124 +177,6 @@ fn failure(request: &PartitionRequest, status: Status, message: String) -> Parti
     }
 }
 
-async fn send(sink: &Sink, event: FetchEvent) -> Result<(), FetchError> {
-    sink.send(event).await.map_err(|_| FetchError::Cancelled)
-}
-
-/// How far one answer has come.
-pub(super) struct Progress {
-    /// Not sent before something follows it: until then another manifest may answer.
-    header: Option<PartitionHeader>,
-    /// Next offset to serve.
-    pub(super) next: i64,
-    /// The offsets that the batches sent are served at.
-    pub(super) served: Option<OffsetRange>,
-    /// The last offset of the last batch of a selection that was sent.
-    pub(super) sent_through: Option<i64>,
-    pub(super) bytes: u64,
-    pub(super) batches: u64,
-    max_bytes: u64,
-    min_one_batch: bool,
-}
-
-impl Progress {
-    fn new(request: &PartitionRequest, snapshot: &Snapshot) -> Self {
-        let header = PartitionHeader { tp: request.tp.clone(), state: Some(state_of(snapshot)) };
-        Self {
-            header: Some(header),
-            next: request.offset,
-            served: None,
-            sent_through: None,
-            bytes: 0,
-            batches: 0,
-            max_bytes: request.max_bytes,
-            min_one_batch: request.min_one_batch,
-        }
-    }
-
-    async fn send_header(&mut self, sink: &Sink) -> Result<(), FetchError> {
-        match self.header.take() {
-            Some(header) => send(sink, FetchEvent::Header(header)).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Sends batches that were taken into account by [`Self::sent`].
-    pub(super) async fn send_data(&mut self, sink: &Sink, data: Data) -> Result<(), FetchError> {
-        self.send_header(sink).await?;
-        send(sink, FetchEvent::Data(data)).await
-    }
-
-    /// Whether a batch of `len` bytes may still be sent.
-    pub(super) fn admits(&self, len: usize) -> bool {
-        self.bytes + len as u64 <= self.max_bytes || (self.batches == 0 && self.min_one_batch)
-    }
-
-    /// Takes a batch into account that is served as far as `last`, and goes on behind
-    /// its end.
-    pub(super) fn sent(&mut self, batch: &CanonicalRecord, last: i64, len: usize) {
-        let range = batch.range();
-        let base = self.served.map_or(range.base().max(self.next), OffsetRange::base);
-        self.served = OffsetRange::new(base, last);
-        self.next = self.next.max(range.end());
-        self.bytes += len as u64;
-        self.batches += 1;
-    }
-
-    /// Takes a batch of a selection into account; where to go on is told apart. What is
-    /// aborted was taken out of it, so it is not served in the sense of the list.
-    pub(super) fn picked(&mut self, range: OffsetRange, len: usize) {
-        self.sent_through = Some(range.last());
-        self.bytes += len as u64;
-        self.batches += 1;
-    }
-
-    /// Goes on at `next`, if that is not behind already.
-    pub(super) fn pass(&mut self, next: i64) {
-        self.next = self.next.max(next);
-    }
-
-    /// Whether no batch at all can follow, so that nothing need be read to know it.
-    pub(super) fn is_full(&self) -> bool {
-        !self.admits(BATCH_HEADER_BYTES)
-    }
-
-    /// Bytes that are worth reading ahead for.
-    fn wanted(&self) -> u64 {
-        self.max_bytes.saturating_sub(self.bytes).max(1)
-    }
-}
-
-/// First offset that must not be served, and what an answer that reaches it says.
-#[derive(Clone, Copy)]
-pub(super) struct Bound {
-    pub(super) offset: i64,
-    pub(super) reason: EndReason,
-}
-
-/// The bound of `request`: its own where that is the lower, else the archive's.
-/// For read_committed without a bound that is the last stable offset.
-pub(super) fn bound(request: &PartitionRequest, snapshot: &Snapshot) -> Bound {
-    bound_of(request.isolation, request.upper_bound, snapshot)
-}
-
-/// As [`bound`], of whatever asks for records.
-pub(super) fn bound_of(
-    isolation: Isolation,
-    upper_bound: Option<i64>,
-    snapshot: &Snapshot,
-) -> Bound {
-    let through = snapshot.archived_through();
-    let (offset, reason) = match (isolation, upper_bound) {
-        (_, Some(bound)) if bound < through => (bound, EndReason::UpperBound),
-        (Isolation::ReadCommitted, None) => {
-            (snapshot.last_stable_offset().min(through), EndReason::EndOfArchive)
-        }
-        _ => (through, EndReason::EndOfArchive),
-    };
-    Bound { offset, reason }
-}
-
 /// Reads from one manifest. Where an archive was replaced before anything of it
 /// was sent, from a newer one.
 async fn read(
@@ -436,170 +316,4 @@ impl PartitionTrailer {
         self.failed_in = error.stage();
         self.end = EndReason::Failed;
     }
-}
-
-/// Sends the served log from `progress.next` on.
-async fn served(
-    fetcher: &Fetcher,
-    request: &PartitionRequest,
-    snapshot: &Arc<Snapshot>,
-    progress: &mut Progress,
-    sink: &Sink,
-    stats: &ReadStats,
-) -> Result<EndReason, FetchError> {
-    let bound = bound(request, snapshot);
-    loop {
-        if progress.next >= bound.offset {
-            return Ok(bound.reason);
-        }
-        match place(snapshot, progress.next).await? {
-            Place::Archive(_) if progress.is_full() => return Ok(EndReason::Limit),
-            Place::Archive(entry) => {
-                stats.archive_opened();
-                let step = archive(fetcher, &entry, bound, progress, sink, stats).await?;
-                if let ControlFlow::Break(end) = step {
-                    return Ok(end);
-                }
-            }
-            Place::Gap(gap) => return Ok(EndReason::Gap(gap)),
-        }
-    }
-}
-
-/// What lies at an offset below `archived_through`.
-pub(super) enum Place {
-    Archive(Box<ArchiveEntry>),
-    Gap(Gap),
-}
-
-/// What `snapshot` has at `offset`.
-pub(super) async fn place(snapshot: &Snapshot, offset: i64) -> Result<Place, FetchError> {
-    let contradiction = || FetchError::Contradiction {
-        object: format!("manifest {}", snapshot.number()),
-        why: format!("no archive and no gap holds offset {offset}, though it is tiled"),
-    };
-    let at = OffsetRange::new(offset, offset).ok_or_else(contradiction)?;
-    let entries = snapshot.find_by_offset_range(at).await?;
-    if let Some(entry) = entries.into_iter().find(|entry| entry.summary.tiles) {
-        return Ok(Place::Archive(Box::new(entry)));
-    }
-    let gaps = snapshot.gaps_in(at).await?;
-    gaps.into_iter().next().map(Place::Gap).ok_or_else(contradiction)
-}
-
-/// Index of the first chunk of the log that may hold `offset`, and of the chunk
-/// after those worth reading for `wanted` bytes of answer.
-pub(super) fn chunks_for(toc: &Toc, offset: i64, wanted: u64) -> Option<std::ops::Range<usize>> {
-    let log = toc.log()?;
-    let (first, end) = (log.chunks.start as usize, log.chunks.end as usize);
-    let start = first + toc.chunks[first..end].partition_point(|chunk| chunk.last < offset);
-    // Where the answer begins inside its first chunk is not known before it is
-    // read, so that chunk counts for nothing.
-    let mut answer = 0;
-    let mut stop = (start + 1).min(end);
-    while stop < end && answer < wanted {
-        answer += u64::from(toc.chunks[stop].raw);
-        stop += 1;
-    }
-    (start < end).then_some(start..stop)
-}
-
-async fn archive(
-    fetcher: &Fetcher,
-    entry: &ArchiveEntry,
-    bound: Bound,
-    progress: &mut Progress,
-    sink: &Sink,
-    stats: &ReadStats,
-) -> Result<ControlFlow<EndReason>, FetchError> {
-    let toc = fetcher.reader.toc(entry, stats).await?;
-    let contradiction =
-        |why: String| FetchError::Contradiction { object: entry.key().to_string(), why };
-    while progress.next <= entry.summary.range.last() {
-        if progress.next >= bound.offset {
-            return Ok(ControlFlow::Break(bound.reason));
-        }
-        if progress.is_full() {
-            return Ok(ControlFlow::Break(EndReason::Limit));
-        }
-        let Some(chunks) = chunks_for(&toc, progress.next, progress.wanted()) else {
-            return Err(contradiction(format!(
-                "its manifest says it holds offset {}, its table of contents does not",
-                progress.next
-            )));
-        };
-        let before = progress.next;
-        let mut stream = std::pin::pin!(fetcher.reader.chunks(entry, &toc, chunks, stats));
-        while let Some(raw) = stream.next().await {
-            let walked = walk(&raw?, entry.summary.range.last(), bound, progress)
-                .map_err(|why| contradiction(why.to_string()))?;
-            if let Some(data) = walked.data {
-                progress.send_data(sink, data).await?;
-            }
-            if let Some(end) = walked.end {
-                return Ok(ControlFlow::Break(end));
-            }
-        }
-        if progress.next == before {
-            return Err(contradiction(format!("no batch at or above offset {before}")));
-        }
-    }
-    Ok(ControlFlow::Continue(()))
-}
-
-struct Walked {
-    data: Option<Data>,
-    end: Option<EndReason>,
-}
-
-/// Takes from one chunk the batches that belong to the answer. The archive serves
-/// them as far as `last`.
-fn walk(
-    raw: &Bytes,
-    last: i64,
-    bound: Bound,
-    progress: &mut Progress,
-) -> Result<Walked, crate::archive::ArchiveError> {
-    let mut at = 0;
-    let mut from = None;
-    let mut ends: Vec<usize> = Vec::new();
-    let mut end = None;
-    for batch in batches_in(raw.clone()) {
-        let batch = batch?;
-        let len = batch.header().wire_len();
-        let range = batch.range();
-        if range.last() < progress.next {
-            at += len;
-            continue;
-        }
-        end = if range.last() >= bound.offset {
-            // Only whole batches below the bound; the last may end right before it.
-            Some(bound.reason)
-        } else if range.base() < progress.next && progress.batches > 0 {
-            Some(EndReason::OffsetsGoBack)
-        } else if !progress.admits(len) {
-            Some(EndReason::Limit)
-        } else {
-            None
-        };
-        if end.is_some() {
-            break;
-        }
-        let start = *from.get_or_insert(at);
-        at += len;
-        ends.push(at - start);
-        progress.sent(&batch, range.last().min(last), len);
-        if range.last() > last {
-            // It filled a gap and reaches over what was there: what follows it is not
-            // what follows its offsets here, and markers may lie beneath its end.
-            end = Some(if progress.next < bound.offset {
-                EndReason::OffsetsGoBack
-            } else {
-                bound.reason
-            });
-            break;
-        }
-    }
-    let data = from.map(|from| Data { wire: raw.slice(from..at), ends });
-    Ok(Walked { data, end })
 }

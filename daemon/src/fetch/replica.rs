@@ -11,8 +11,8 @@
 
 use super::answered::{Answered, Refusal, answered};
 use super::lineage;
-use super::partition::{Place, place};
 use super::producers::{ProducerState, Producers};
+use super::served::{Place, place};
 use super::times::{pieces, scan};
 use super::types::Status;
 use super::{FetchError, Fetcher};

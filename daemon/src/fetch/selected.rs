@@ -21,7 +21,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 
-use super::partition::{Bound, Place, Progress, bound, place};
+use super::progress::{Bound, Progress, bound};
+use super::served::{Place, place};
 use super::types::{AbortedTransaction, Data, EndReason, Isolation, PartitionRequest};
 use super::{FetchError, Fetcher, Sink, aborted};
 use crate::archive::{ArchiveError, Toc, batches_in};

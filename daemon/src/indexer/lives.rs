@@ -7,11 +7,11 @@
 //! the new one; until they are gone the ledger in the store stays theirs, and nothing
 //! of the new life is told releasable.
 //!
-//! The rest is for brokers that give topics no id. A topic that was deleted and made again has the same name, offsets from 0 and
-//! other bytes; a broker that crashed may write offsets again, with other bytes
-//! too, and that is the same topic. What tells them apart is that the first left
-//! no file behind. So a new life begins only when, over all partitions of the
-//! topic at hand,
+//! The rest is for brokers that give topics no id. A topic that was deleted and made
+//! again has the same name, offsets from 0 and other bytes; a broker that crashed may
+//! write offsets again, with other bytes too, and that is the same topic. What tells
+//! them apart is that the first left no file behind. So a new life begins only when,
+//! over all partitions of the topic at hand,
 //!
 //! 1. none of the segments that this writer recorded is left,
 //! 2. the number of one is there again, on a file with another first batch, and
