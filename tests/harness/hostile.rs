@@ -9,6 +9,7 @@
 //! | `toc_footer` | a table, a footer, and the lists beside them | what decodes keeps its invariants, and encodes to what decodes to it |
 //! | `tar_entries` | an archive, or changes to one with its digests mended | it is refused, or holds the very batches |
 //! | `manifests` | an object of the catalog, its digest mended | what is read keeps its invariants |
+//! | `records` | what a producer sends | an archive is made of it at any index level, whole |
 //! | `requests` | a call and its message | an answer or an error of the caller's, never one of tierd's own |
 //!
 //! The fuzzer of `tests/fuzz` drives them, and so does `e2e/hostile.rs`: every seed,
@@ -18,12 +19,14 @@ mod archives;
 mod batches;
 mod manifests;
 mod mend;
+mod records;
 mod requests;
 mod segments;
 
 pub use self::batches::batches;
 pub use archives::{object_of, tar_entries, toc_footer, verify};
 pub use manifests::manifests;
+pub use records::records;
 pub use requests::requests;
 pub use segments::wal_frames;
 
@@ -42,11 +45,12 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "wal_frames", check: wal_frames, seeds: segments::seeds },
     Target { name: "batches", check: batches, seeds: batches::seeds },
     Target { name: "toc_footer", check: toc_footer, seeds: archives::table_seeds },
     Target { name: "tar_entries", check: tar_entries, seeds: archives::seeds },
     Target { name: "manifests", check: manifests, seeds: manifests::seeds },
+    Target { name: "records", check: records, seeds: records::seeds },
     Target { name: "requests", check: requests, seeds: requests::seeds },
 ];
