@@ -19,6 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -40,27 +41,35 @@ use crate::record::OffsetRange;
 /// thousands of them would make the table large and reading slow.
 const CARRIED_FROM: usize = CHUNK_BYTES / 4;
 
-/// An archive to build another from, whose object lies in a local file.
+/// An archive to build another from, whose object lies in a local file, maybe one of
+/// many there.
 #[derive(Debug)]
 pub struct MergeInput {
     pub(super) summary: ArchiveSummary,
     pub(super) toc: Toc,
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
+    /// Where the object begins in the file.
+    from: u64,
 }
 
 impl MergeInput {
-    /// Opens the object of the archive that a manifest tells of as `summary`.
+    /// The archive that a manifest tells of as `summary`, whose object begins at `from`
+    /// in `file`; `path` is where that lies, for people.
     ///
     /// # Errors
-    /// When the file cannot be read or its table is not the one told.
-    pub fn open(path: &Path, summary: ArchiveSummary) -> Result<Self, ArchiveError> {
-        let file = File::open(path).map_err(ArchiveError::io("open", path))?;
+    /// When the file cannot be read or the archive's table is not the one told.
+    pub fn within(
+        file: Arc<File>,
+        path: &Path,
+        from: u64,
+        summary: ArchiveSummary,
+    ) -> Result<Self, ArchiveError> {
         let mut packed = vec![0; summary.toc.length as usize];
-        file.read_exact_at(&mut packed, summary.toc.offset)
+        file.read_exact_at(&mut packed, from + summary.toc.offset)
             .map_err(ArchiveError::io("read", path))?;
         let toc = Toc::decode(&packed, &summary.toc)?;
-        Ok(Self { summary, toc, file, path: path.to_owned() })
+        Ok(Self { summary, toc, file, path: path.to_owned(), from })
     }
 
     /// Why `next` cannot be joined to this one, if it cannot.
@@ -90,7 +99,7 @@ impl MergeInput {
     pub(super) fn packed(&self, chunk: &Chunk) -> Result<Bytes, ArchiveError> {
         let mut packed = vec![0; chunk.packed as usize];
         self.file
-            .read_exact_at(&mut packed, chunk.place)
+            .read_exact_at(&mut packed, self.from + chunk.place)
             .map_err(ArchiveError::io("read", &self.path))?;
         Ok(packed.into())
     }
@@ -243,13 +252,12 @@ impl Out {
         let sources = inputs.iter().map(MergeInput::index);
         let sources: Option<Vec<Source>> = sources.collect::<Result<_, _>>()?;
         let Some(sources) = sources else { return Ok(0) };
-        let unpack = |source: usize, name: &str, to: &Path| {
+        let read = |source: usize, name: &str| {
             let input: &MergeInput = &inputs[source];
-            let bytes = input.whole(input.index_file(name)?)?;
-            std::fs::write(to, bytes).map_err(ArchiveError::io("write", to))
+            input.whole(input.index_file(name)?)
         };
         let mut bytes = 0;
-        let (files, keys) = join(folder, &sources, unpack)?;
+        let (files, keys) = join(folder, &sources, read)?;
         for file in files {
             let to = EntryName::Index(file.name().to_owned());
             bytes += match &file {

@@ -49,7 +49,7 @@ use crate::store::{Store, StoreError};
 
 pub use background::{BYTES_PER_SECOND_DEFAULT, Background, EVERY_DEFAULT, Left, Policies};
 pub use policy::{Policy, Strategy};
-pub use replace::JobRequests;
+pub use replace::{FETCHES, JobRequests};
 pub use retain::Retained;
 pub use todo::Todo;
 

@@ -15,7 +15,9 @@ use std::sync::Arc;
 
 use super::replace::{Replaced, blocking, still_lists};
 use super::{CompactError, Compactor};
-use crate::archive::{ArchiveError, ArchiveIdentity, BuiltArchive, IndexLevel, reindex_archive};
+use crate::archive::{
+    ArchiveError, ArchiveIdentity, BuiltArchive, IndexLevel, MergeInput, reindex_archive,
+};
 use crate::catalog::{ArchiveEntry, Snapshot};
 use crate::task::Pace;
 
@@ -118,12 +120,11 @@ impl Reindexing<'_> {
         scratch: &Path,
         pace: &Pace,
     ) -> Result<BuiltArchive, CompactError> {
-        let failed = |source| CompactError::Scratch { path: scratch.to_owned(), source };
-        let folder = tempfile::Builder::new().prefix("input-").tempdir_in(scratch);
-        let folder = folder.map_err(failed)?;
-        let input = self.compactor.fetch(entry, folder.path().join("input.tar.gz"), pace).await?;
+        let inputs = self.compactor.fetch(std::slice::from_ref(entry), scratch, pace).await?;
         let (at, whose, level) = (scratch.to_owned(), identity.clone(), self.level);
-        blocking(move || Ok(reindex_archive(&at, &whose, &input, level)?)).await
+        let build = move |input: &MergeInput| reindex_archive(&at, &whose, input, level);
+        let built = blocking(move || Ok(inputs.first().map(build).transpose()?)).await?;
+        built.ok_or_else(|| CompactError::Worker("nothing was fetched".to_owned()))
     }
 
     /// Leaves an archive that could not be built anew, if it is the archive's fault: a

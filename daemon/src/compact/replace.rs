@@ -12,8 +12,12 @@
 //! are still listed, the object is copied to a name of the next number and the commit
 //! tried again; where they are not, the work was for nothing.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
 
 use super::{CompactError, Compactor, RACES_MAX};
 use crate::archive::{ArchiveIdentity, BuiltArchive, MergeInput};
@@ -22,6 +26,8 @@ use crate::record::OffsetRange;
 use crate::store::PART_BYTES;
 use crate::task::Pace;
 
+/// Archives fetched at a time: small objects are mostly waiting.
+pub const FETCHES: usize = 8;
 /// Bytes one request of a fetch asks for.
 const PIECE_BYTES: u64 = 8 << 20;
 /// Begin and end of an upload, and the manifest.
@@ -57,12 +63,33 @@ pub(super) enum Replaced {
 }
 
 impl Compactor {
-    /// Fetches an archive whole into the new file `path`, no faster than `pace`, and
-    /// proves it.
+    /// Fetches archives whole into a file in the folder `scratch`, no faster than `pace`,
+    /// and proves them. They lie there one behind the other, since there may be more
+    /// than a process may have files; it goes with the last of them.
     pub(super) async fn fetch(
         &self,
+        entries: &[ArchiveEntry],
+        scratch: &Path,
+        pace: &Pace,
+    ) -> Result<Vec<MergeInput>, CompactError> {
+        let failed = |source| CompactError::Scratch { path: scratch.to_owned(), source };
+        let file = Arc::new(tempfile::tempfile_in(scratch).map_err(failed)?);
+        let fetches = entries.iter().scan(0, |end, entry| {
+            let from = *end;
+            *end += entry.summary.length;
+            Some(self.fetch_one(entry, Arc::clone(&file), scratch, from, pace))
+        });
+        let fetches: Vec<_> = fetches.collect();
+        futures::stream::iter(fetches).buffered(FETCHES).try_collect().await
+    }
+
+    /// Fetches an archive to the place `from` in `file`.
+    async fn fetch_one(
+        &self,
         entry: &ArchiveEntry,
-        path: PathBuf,
+        file: Arc<File>,
+        scratch: &Path,
+        from: u64,
         pace: &Pace,
     ) -> Result<MergeInput, CompactError> {
         let (key, length) = (entry.key(), entry.summary.length);
@@ -72,22 +99,22 @@ impl Compactor {
             let to = (at + PIECE_BYTES).min(length);
             pace.take(to - at).await;
             let piece = self.store.get_range(&key, at..to).await?;
-            let (file, first) = (path.clone(), at == 0);
-            hasher = blocking(move || {
-                let mut hasher = hasher;
+            let (to_file, place) = (Arc::clone(&file), from + at);
+            let failed = |source| CompactError::Scratch { path: scratch.to_owned(), source };
+            let written = blocking(move || {
                 hasher.update(&piece);
-                append(&file, first, &piece)
-                    .map_err(|source| CompactError::Scratch { path: file, source })?;
-                Ok(hasher)
-            })
-            .await?;
+                Ok((to_file.write_all_at(&piece, place), hasher))
+            });
+            let (written, so_far) = written.await?;
+            written.map_err(failed)?;
+            hasher = so_far;
             at = to;
         }
         if *hasher.finalize().as_bytes() != entry.summary.digest {
             return Err(CompactError::Damaged { object: key.to_string() });
         }
-        let summary = entry.summary.clone();
-        blocking(move || Ok(MergeInput::open(&path, summary)?)).await
+        let (summary, path) = (entry.summary.clone(), scratch.to_owned());
+        blocking(move || Ok(MergeInput::within(file, &path, from, summary)?)).await
     }
 
     /// Uploads `built` and commits it in the place of `old`, ascending archives that
@@ -142,11 +169,6 @@ pub(super) async fn still_lists(
     let Some(range) = OffsetRange::new(base, end) else { return Ok(false) };
     let listed = newest.find_by_offset_range(range).await?;
     Ok(newest.log_start() <= base.max(log_start) && old.iter().all(|one| listed.contains(one)))
-}
-
-fn append(path: &std::path::Path, first: bool, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = std::fs::File::options().append(!first).write(true).create(true).open(path)?;
-    std::io::Write::write_all(&mut file, bytes)
 }
 
 /// Runs CPU and file work off the async threads.

@@ -11,15 +11,16 @@
 //!  segment id = first 16 bytes of BLAKE3 over "tierd merged segment 1" | id, id, ..
 //! ```
 //!
-//! The filter of all keys is made anew, from the terms of all segments.
+//! The filter of all keys is made anew, from the terms of all segments. Of the sources
+//! the files of one group at a time are in memory; Tantivy's readers hold them there in
+//! any case, and thousands of small files take longer to make than all else.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use tantivy::directory::Directory;
+use tantivy::directory::{Directory, RamDirectory};
 use tantivy::indexer::merge_filtered_segments;
-use tantivy::{Index, Segment, SegmentReader};
+use tantivy::{Index, Segment, SegmentReader, TantivyError};
 
 use super::directory::ScratchDirectory;
 use super::{IndexFile, KEY_FIELD, SEGMENTS_FULL, meta_json, refused, segment_id, skipped_values};
@@ -79,26 +80,27 @@ impl Part {
     }
 }
 
-/// Joins `sources`, in offset order, in the new folder `folder`. `unpack` writes a
-/// source's file to a path. The files come sorted by name, with the filter of the
-/// keys.
+/// Joins `sources`, in offset order, in the new folder `folder`. `read` gives the bytes
+/// of a source's file. The files come sorted by name, with the filter of the keys.
 pub(in crate::archive) fn join(
     folder: &Path,
     sources: &[Source],
-    mut unpack: impl FnMut(usize, &str, &Path) -> Result<(), ArchiveError>,
+    mut read: impl FnMut(usize, &str) -> Result<Vec<u8>, ArchiveError>,
 ) -> Result<(Vec<Joined>, Option<Vec<u8>>), ArchiveError> {
     fs::create_dir(folder).map_err(ArchiveError::io("create", folder))?;
-    let mut parts = Vec::new();
+    let (mut parts, mut directories) = (Vec::new(), Vec::new());
     let mut first: Option<Index> = None;
     let mut skipped = 0;
     for (number, source) in sources.iter().enumerate() {
-        let (index, directory) = open(&folder.join(format!("{number}")), source)?;
+        let directory = RamDirectory::create();
+        let index = open(&directory, source)?;
+        directories.push(directory);
         let like = first.get_or_insert_with(|| index.clone());
         if index.schema() != like.schema() || index.settings() != like.settings() {
             let (why, left) = ("their indexes hold different fields", number.saturating_sub(1));
             return Err(ArchiveError::Unmergeable { why, left });
         }
-        let listed = |error| refused("list", &directory, error);
+        let listed = |error| failed("list", error);
         skipped += skipped_values(index.load_metas().map_err(listed)?.payload.as_deref());
         let segments = index.searchable_segments().map_err(listed)?;
         parts.extend(segments.into_iter().map(|segment| {
@@ -113,9 +115,10 @@ pub(in crate::archive) fn join(
     let mut keys = KeyFilterBuilder::new();
     for (number, group) in groups(&parts).into_iter().enumerate() {
         for part in group {
-            let to = folder.join(format!("{}", part.source));
             for name in part.files(sources) {
-                unpack(part.source, name, &to.join(name))?;
+                let bytes = read(part.source, name)?;
+                let written = directories[part.source].atomic_write(Path::new(name), &bytes);
+                written.map_err(|error| failed("keep", error.into()))?;
             }
             add_keys(&part.segment, &mut keys)?;
         }
@@ -123,11 +126,17 @@ pub(in crate::archive) fn join(
             segments.push((only.segment.id(), only.segment.meta().max_doc()));
             let carried = |name: &str| Joined::Carried { source: only.source, name: name.into() };
             files.extend(only.files(sources).map(carried));
-            continue;
+        } else {
+            let (id, documents, written) = merge(&folder.join(format!("merged-{number}")), group)?;
+            segments.push((id, documents));
+            files.extend(written.into_iter().map(Joined::Written));
         }
-        let (id, documents, written) = merge(&folder.join(format!("merged-{number}")), group)?;
-        segments.push((id, documents));
-        files.extend(written.into_iter().map(Joined::Written));
+        for part in group {
+            for name in part.files(sources) {
+                // It was written above, and goes in any case when all is done.
+                let _ = directories[part.source].delete(Path::new(name));
+            }
+        }
     }
     let path = folder.join("meta.json");
     fs::write(&path, meta_json(&like, &segments, skipped)?)
@@ -152,19 +161,15 @@ pub(super) fn fewer(
         }
     }
     let path_of = |name: &str| files.iter().find(|file| file.name == name).map(|file| &file.path);
-    let mut moved = HashMap::new();
-    let take = |_, name: &str, to: &Path| {
-        if let Some(from) = path_of(name) {
-            fs::rename(from, to).map_err(ArchiveError::io("move", from))?;
-            moved.insert(name.to_owned(), to.to_owned());
-        }
-        Ok(())
+    let read = |_, name: &str| match path_of(name) {
+        Some(path) => fs::read(path).map_err(ArchiveError::io("read", path)),
+        None => Ok(Vec::new()),
     };
-    let (joined, keys) = join(folder, &[source], take)?;
+    let (joined, keys) = join(folder, &[source], read)?;
     let joined = joined.into_iter().filter_map(|file| match file {
         Joined::Written(file) => Some(file),
         Joined::Carried { name, .. } => {
-            let path = moved.remove(&name)?;
+            let path = path_of(&name)?.clone();
             Some(IndexFile { name, path })
         }
     });
@@ -173,8 +178,7 @@ pub(super) fn fewer(
 
 /// Adds the keys of all records of `segment`, whose files are unpacked.
 fn add_keys(segment: &Segment, keys: &mut KeyFilterBuilder) -> Result<(), ArchiveError> {
-    let failed =
-        |source| ArchiveError::Index { step: "read the keys of", source: Box::new(source) };
+    let failed = |error| failed("read the keys of", error);
     let reader = SegmentReader::open(segment).map_err(failed)?;
     let field = segment.schema().get_field(KEY_FIELD).map_err(failed)?;
     let terms = reader.inverted_index(field).map_err(failed)?;
@@ -185,16 +189,16 @@ fn add_keys(segment: &Segment, keys: &mut KeyFilterBuilder) -> Result<(), Archiv
     Ok(())
 }
 
-/// The index of `source`, whose files will lie in the new folder `folder`.
-fn open(folder: &Path, source: &Source) -> Result<(Index, ScratchDirectory), ArchiveError> {
-    fs::create_dir(folder).map_err(ArchiveError::io("create", folder))?;
-    let directory = ScratchDirectory::new(folder);
-    directory
-        .atomic_write(Path::new("meta.json"), &source.meta)
-        .map_err(ArchiveError::io("write", folder))?;
-    let index =
-        Index::open(directory.clone()).map_err(|error| refused("open", &directory, error))?;
-    Ok((index, directory))
+/// The index of `source`, whose files will be in `directory`.
+fn open(directory: &RamDirectory, source: &Source) -> Result<Index, ArchiveError> {
+    let written = directory.atomic_write(Path::new("meta.json"), &source.meta);
+    written.map_err(|error| failed("keep", error.into()))?;
+    Index::open(directory.clone()).map_err(|error| failed("open", error))
+}
+
+/// What Tantivy says where no file of ours can be the cause.
+fn failed(step: &'static str, error: TantivyError) -> ArchiveError {
+    ArchiveError::Index { step, source: Box::new(error) }
 }
 
 /// Parts the segments into at most [`SEGMENTS_FULL`] groups of neighbours.

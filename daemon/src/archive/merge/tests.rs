@@ -36,7 +36,8 @@ fn build(
 }
 
 fn input(built: &BuiltArchive) -> MergeInput {
-    MergeInput::open(&built.path, built.summary.clone()).unwrap()
+    let file = Arc::new(File::open(&built.path).unwrap());
+    MergeInput::within(file, &built.path, 0, built.summary.clone()).unwrap()
 }
 
 /// All that a log of an archive holds.

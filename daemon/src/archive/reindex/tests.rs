@@ -1,3 +1,6 @@
+use std::fs::File;
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -32,7 +35,8 @@ fn build(
 }
 
 fn input(built: &BuiltArchive) -> MergeInput {
-    MergeInput::open(&built.path, built.summary.clone()).unwrap()
+    let file = Arc::new(File::open(&built.path).unwrap());
+    MergeInput::within(file, &built.path, 0, built.summary.clone()).unwrap()
 }
 
 fn reindex(scratch: &Path, built: &BuiltArchive, level: IndexLevel) -> BuiltArchive {

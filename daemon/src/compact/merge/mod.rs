@@ -13,18 +13,13 @@ mod plan;
 use std::path::Path;
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
-
 use super::replace::{Replaced, blocking};
 use super::{CompactError, Compactor};
-use crate::archive::{ArchiveError, ArchiveIdentity, MergeInput, merge_archives};
+use crate::archive::{ArchiveError, ArchiveIdentity, merge_archives};
 use crate::catalog::{ArchiveEntry, Snapshot};
 use crate::task::Pace;
 
 pub use plan::{INPUTS_MAX, MergeJob, TARGET_BYTES_DEFAULT, plan};
-
-/// Inputs fetched at a time: small objects are mostly waiting.
-pub const FETCHES: usize = 8;
 
 /// What came of a job.
 #[derive(Clone, Debug)]
@@ -51,16 +46,7 @@ impl Compactor {
         scratch: &Path,
         pace: &Pace,
     ) -> Result<Merged, CompactError> {
-        let failed = |source| CompactError::Scratch { path: scratch.to_owned(), source };
-        let folder = tempfile::Builder::new().prefix("inputs-").tempdir_in(scratch);
-        let folder = folder.map_err(failed)?;
-        let fetches = job.inputs.iter().enumerate().map(|(number, entry)| {
-            let path = folder.path().join(format!("{number}.tar.gz"));
-            self.fetch(entry, path, pace)
-        });
-        let fetches: Vec<_> = fetches.collect();
-        let inputs: Vec<MergeInput> =
-            futures::stream::iter(fetches).buffered(FETCHES).try_collect().await?;
+        let inputs = self.fetch(&job.inputs, scratch, pace).await?;
         let refused = inputs.windows(2).zip(&job.inputs);
         for (two, left) in refused {
             if let Some(why) = two[0].refuses(&two[1]) {
@@ -78,7 +64,6 @@ impl Compactor {
             }
             built => built?,
         };
-        drop(folder);
         pace.take(built.summary.length).await;
         let what = "archives merged";
         Ok(match self.replace(base, &job.inputs, &identity, built, what).await? {
