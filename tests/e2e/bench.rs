@@ -93,6 +93,35 @@ fn scans_are_compared_at_every_size() {
 }
 
 #[test]
+fn merges_are_compared_with_copies_and_leave_few_objects() {
+    let sizes = ["--archives", "60", "--archive-size", "64KiB", "--searches", "3"];
+    let pace = ["--latency", "1ms", "--bandwidth", "1GiB"];
+    let merge = |more: &[&str]| json(&[&["merge"], &sizes[..], &pace[..], more].concat());
+    let all_at_once = merge(&["--target", "4MiB"]);
+    let as_they_come = merge(&["--target", "4MiB", "--every", "3"]);
+    for (found, rewrites) in [(&all_at_once, 1), (&as_they_come, 2)] {
+        assert_eq!((&found["bench"], &found["archives"]), (&"merge".into(), &60.into()));
+        assert_eq!(found["rewrites_max"], rewrites, "{found}");
+        assert_eq!(found["latency_ms"], 1.0);
+        let of = |field: &Value| field.as_f64().unwrap();
+        assert!(of(&found["rewrites_mean"]) <= f64::from(rewrites), "{found}");
+        // Copied before each merge and after.
+        assert_eq!(of(&found["copied"]["bytes"]), 2.0 * of(&found["merged"]["bytes"]));
+        let (copied, merged) = (&found["copied"]["seconds"], &found["merged"]["seconds"]);
+        let ratio = of(copied) / 2.0 / of(merged);
+        assert!((of(&found["ratio"]) - ratio).abs() < ratio / 1e3, "{found}");
+        let (before, after) = (&found["before_gc"], &found["after_gc"]);
+        assert_eq!(before["archives"], after["archives"]);
+        assert!(of(&after["archives"]) <= 8.0, "{after}");
+        assert_eq!(after["sorts"]["archives"], after["archives"], "no archive is left over");
+        assert!(of(&before["sorts"]["archives"]) >= 60.0, "{before}");
+        let sorts = after["sorts"].as_object().unwrap().values().map(of).sum::<f64>();
+        assert_eq!(of(&after["objects"]), sorts);
+    }
+    assert_eq!(all_at_once["fetched_digest"], as_they_come["fetched_digest"]);
+}
+
+#[test]
 fn people_get_a_table_and_mistakes_get_an_answer() {
     let text = bench(SCAN).text();
     assert!(text.contains("TIMES FASTER") && text.lines().count() == 5, "{text}");
@@ -102,6 +131,7 @@ fn people_get_a_table_and_mistakes_get_an_answer() {
         (&["scan", "--sizes", "much"][..], "no number of bytes"),
         (&["scan", "--scans", "0"][..], "nothing to compare"),
         (&["lookup", "--archives", "0"][..], "no archives"),
+        (&["merge", "--every", "0"][..], "no archives come"),
     ] {
         let refused = tierd.run(&[&["bench"], args].concat());
         assert!(refused.code == 2 && refused.stderr.contains(with), "{refused:?}");

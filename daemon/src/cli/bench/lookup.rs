@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
 use super::data::{Data, RECORD_MS};
-use super::measure::{BUILD, Times, ms, number, time, timed};
+use super::measure::{BUILD, Times, ms, number, pace_of, time, timed};
 use super::stage::{Stage, search};
 use crate::cli::output;
 use crate::config::parse_bytes;
@@ -97,12 +97,11 @@ impl Lookups {
     pub(super) fn print(&self) -> anyhow::Result<()> {
         let (each, stored) = (self.stored_bytes / self.archives, self.stored_bytes);
         output::say(&format!(
-            "{} archives of {}, {} records; a request takes {} ms and 1 s for each {}; {BUILD} build\n\n",
+            "{} archives of {}, {} records; {}; {BUILD} build\n\n",
             self.archives,
             output::bytes(each),
             self.records,
-            number(self.latency_ms),
-            if self.bandwidth == 0 { "∞".to_owned() } else { output::bytes(self.bandwidth) },
+            pace_of(self.latency_ms, self.bandwidth),
         ))?;
         let mut table = output::Table::new(&[
             "by",

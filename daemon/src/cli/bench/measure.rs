@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cli::output;
 use crate::clock::Clock;
 
 /// Which build these figures are of: a development build is slower.
@@ -48,6 +49,12 @@ pub(super) fn ms(time: Duration) -> f64 {
 /// How often `part` goes into `whole`.
 pub(super) fn ratio(whole: Duration, part: Duration) -> f64 {
     whole.as_secs_f64() / part.as_secs_f64().max(f64::MIN_POSITIVE)
+}
+
+/// The pace of a model store, for people.
+pub(super) fn pace_of(latency_ms: f64, bandwidth: u64) -> String {
+    let each = if bandwidth == 0 { "\u{221e}".to_owned() } else { output::bytes(bandwidth) };
+    format!("a request takes {} ms and 1 s for each {each}", number(latency_ms))
 }
 
 /// A time for people.

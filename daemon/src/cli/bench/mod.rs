@@ -9,6 +9,7 @@
 mod data;
 mod lookup;
 mod measure;
+mod merge;
 mod scan;
 mod stage;
 
@@ -30,6 +31,8 @@ enum Bench {
     Lookup(lookup::LookupArgs),
     /// A key found through the index against reading every batch, at several sizes
     Scan(scan::ScanArgs),
+    /// Small archives merged, against copying the same objects
+    Merge(merge::MergeArgs),
 }
 
 /// What a benchmark found.
@@ -38,6 +41,7 @@ enum Bench {
 enum Report {
     Lookup(lookup::Lookups),
     Scan(scan::Scans),
+    Merge(merge::Merges),
 }
 
 pub(super) async fn bench(args: BenchArgs, json: bool) -> anyhow::Result<Outcome> {
@@ -51,6 +55,7 @@ pub(super) async fn bench(args: BenchArgs, json: bool) -> anyhow::Result<Outcome
         report if json => output::json_line(report)?,
         Report::Lookup(found) => found.print()?,
         Report::Scan(found) => found.print()?,
+        Report::Merge(found) => found.print()?,
     }
     Ok(Outcome::Well)
 }
@@ -59,5 +64,6 @@ async fn run(bench: &Bench) -> anyhow::Result<Report> {
     Ok(match bench {
         Bench::Lookup(args) => Report::Lookup(lookup::run(args).await?),
         Bench::Scan(args) => Report::Scan(scan::run(args).await?),
+        Bench::Merge(args) => Report::Merge(merge::run(args).await?),
     })
 }

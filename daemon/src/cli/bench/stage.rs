@@ -2,6 +2,7 @@
 //! [`Data`], and the rooms that search it, at the pace of a model or at its own.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -14,17 +15,23 @@ use crate::catalog::{ArchiveEntry, Edit, Snapshot, Snapshots};
 use crate::config::Config;
 use crate::daemon::Rooms;
 use crate::read::{ArchiveReader, ReadOptions, ReadStats, ReadTotals};
-use crate::search::{EVENTS_QUEUED_MAX, Scope, SearchRequest, SearchSummary, Searcher};
+use crate::search::{
+    EVENTS_QUEUED_MAX, Scope, SearchEvent, SearchRequest, SearchSummary, Searcher,
+};
 use crate::store::Store;
 
 /// A filled store. Its folder goes when this and every thread that packs are gone.
 #[derive(Debug)]
 pub(super) struct Stage {
-    _folder: Arc<TempDir>,
+    folder: Arc<TempDir>,
     pub(super) config: Config,
     pub(super) rooms: Rooms,
     pub(super) data: Data,
     pub(super) snapshot: Arc<Snapshot>,
+    /// Archives of the data that were committed.
+    archived: u64,
+    /// Bytes of their objects.
+    pub(super) archived_bytes: u64,
 }
 
 /// Processors to work with.
@@ -35,6 +42,12 @@ pub(super) fn processors() -> usize {
 impl Stage {
     /// Makes `data`, archives it and commits archive by archive.
     pub(super) async fn fill(data: Data) -> anyhow::Result<Self> {
+        let all = data.archives;
+        Self::fill_first(data, all).await
+    }
+
+    /// The same with the first `archives` of `data` only.
+    pub(super) async fn fill_first(data: Data, archives: u64) -> anyhow::Result<Self> {
         let folder = Arc::new(tempfile::tempdir().context("a benchmark needs a temporary folder")?);
         let config = Config {
             store: Some(format!("file://{}", folder.path().join("store").display())),
@@ -42,23 +55,46 @@ impl Stage {
             ..Config::default()
         };
         let rooms = Rooms::open_for_writing(&config)?;
-        let bar = indicatif::ProgressBar::new(data.archives).with_message("archives");
-        let pack = |number| {
-            let (data, folder) = (data.clone(), Arc::clone(&folder));
-            let options = ArchiveOptions::default();
-            tokio::task::spawn_blocking(move || data.pack(number, folder.path(), options))
-        };
-        let mut packed = stream::iter(0..data.archives).map(pack).buffered(processors());
-        let mut snapshot = None;
+        let built = pack(&data, &folder, 0).await?;
+        let snapshot = commit(&rooms, &data, None, &built).await?;
+        let archived_bytes = built.summary.length;
+        let mut stage = Self { folder, config, rooms, data, snapshot, archived: 1, archived_bytes };
+        stage.grow(archives - 1).await?;
+        Ok(stage)
+    }
+
+    /// Archives and commits up to `more` of the archives still to come.
+    pub(super) async fn grow(&mut self, more: u64) -> anyhow::Result<()> {
+        let until = self.data.archives.min(self.archived.saturating_add(more));
+        let bar = indicatif::ProgressBar::new(until - self.archived).with_message("archives");
+        let (data, folder) = (self.data.clone(), Arc::clone(&self.folder));
+        let packed = stream::iter(self.archived..until).map(|number| pack(&data, &folder, number));
+        let mut packed = packed.buffered(processors());
         while let Some(built) = packed.next().await {
-            let built = built.context("a packing thread died")??;
-            snapshot = Some(commit(&rooms, &data, snapshot, &built).await?);
+            let (built, base) = (built?, Arc::clone(&self.snapshot));
+            self.snapshot = commit(&self.rooms, &data, Some(base), &built).await?;
+            self.archived += 1;
+            self.archived_bytes += built.summary.length;
             bar.inc(1);
         }
         drop(packed);
         bar.finish_and_clear();
-        let snapshot = snapshot.context("nothing was archived")?;
-        Ok(Self { _folder: folder, config, rooms, data, snapshot })
+        Ok(())
+    }
+
+    /// How many archives of the data were committed.
+    pub(super) fn archived(&self) -> u64 {
+        self.archived
+    }
+
+    /// Where scratch may lie.
+    pub(super) fn scratch(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Rooms over the store that have seen nothing yet.
+    pub(super) fn fresh_rooms(&self) -> anyhow::Result<Rooms> {
+        Rooms::over(self.rooms.store.clone(), &self.config)
     }
 
     /// A reader of `store` that remembers tables of contents and no chunk: each is
@@ -92,6 +128,18 @@ impl Stage {
     }
 }
 
+/// Packs archive `number` on another thread, which keeps the folder until it ends.
+fn pack(
+    data: &Data,
+    folder: &Arc<TempDir>,
+    number: u64,
+) -> impl Future<Output = anyhow::Result<BuiltArchive>> + use<> {
+    let (data, folder) = (data.clone(), Arc::clone(folder));
+    let options = ArchiveOptions::default();
+    let packed = tokio::task::spawn_blocking(move || data.pack(number, folder.path(), options));
+    async move { packed.await.context("a packing thread died")? }
+}
+
 /// Stores `built` and commits it behind `base`.
 async fn commit(
     rooms: &Rooms,
@@ -113,15 +161,45 @@ pub(super) async fn search(
     searcher: &Searcher,
     request: SearchRequest,
 ) -> anyhow::Result<(SearchSummary, ReadTotals)> {
-    let (sink, mut hits) = tokio::sync::mpsc::channel(EVENTS_QUEUED_MAX);
     let stats = Arc::new(ReadStats::default());
+    let summary = answers(searcher, request, &stats, |_| ()).await?;
+    Ok((summary, stats.totals()))
+}
+
+/// The offsets that a search finds, in order.
+pub(super) async fn offsets_found(
+    searcher: &Searcher,
+    request: SearchRequest,
+) -> anyhow::Result<Vec<i64>> {
+    let (stats, mut found) = (Arc::new(ReadStats::default()), Vec::new());
+    answers(searcher, request, &stats, |event| match event {
+        SearchEvent::Hit(hit, _) | SearchEvent::Batch(hit, _) => found.push(hit.offset),
+        SearchEvent::Note(_) => {}
+    })
+    .await?;
+    Ok(found)
+}
+
+/// Searches; whatever comes goes to `take`.
+async fn answers(
+    searcher: &Searcher,
+    request: SearchRequest,
+    stats: &Arc<ReadStats>,
+    mut take: impl FnMut(SearchEvent),
+) -> anyhow::Result<SearchSummary> {
+    let (sink, mut events) = tokio::sync::mpsc::channel(EVENTS_QUEUED_MAX);
     let search = async {
-        let found = searcher.search(request, &sink, &stats).await;
+        let found = searcher.search(request, &sink, stats).await;
         drop(sink);
         found
     };
-    let (summary, ()) = tokio::join!(search, async { while hits.recv().await.is_some() {} });
+    let taken = async {
+        while let Some(event) = events.recv().await {
+            take(event);
+        }
+    };
+    let (summary, ()) = tokio::join!(search, taken);
     let summary = summary?;
     anyhow::ensure!(summary.complete, "a search was not complete, so its time says nothing");
-    Ok((summary, stats.totals()))
+    Ok(summary)
 }
