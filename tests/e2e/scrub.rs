@@ -38,7 +38,12 @@ struct Bench {
 }
 
 impl Bench {
+    /// Where nobody waits: a second is worth more than all there is.
     async fn new() -> Self {
+        Self::at(NonZeroU64::new(1 << 40).unwrap()).await
+    }
+
+    async fn at(bytes_per_second: NonZeroU64) -> Self {
         let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let partitions = vec![("t", 0, 4), ("t", 1, 3), ("u", 0, 2)];
         let size = Size { partitions, records: 30, one_without_index_in: 3 };
@@ -48,9 +53,7 @@ impl Bench {
         let as_clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
         let metrics = Metrics::new(Arc::clone(&as_clock)).unwrap();
         let reader = ArchiveReader::new(store.clone(), ReadOptions::default());
-        // Nobody waits here: a second is worth more than all there is.
-        let options =
-            ScrubOptions { bytes_per_second: NonZeroU64::new(1 << 40).unwrap(), every: Some(DAY) };
+        let options = ScrubOptions { bytes_per_second, every: Some(DAY) };
         let catalog = catalog(&store, "scrub");
         let scrub = Scrub::new(store, catalog, reader.clone(), metrics.clone(), as_clock, options);
         Self { objects, world, reader, metrics, clock, scrub }
@@ -167,6 +170,28 @@ async fn what_was_dropped_while_it_was_looked_for_is_no_loss() {
     let (checked, ended) = bench.rest().await;
     assert!(ended && checked.iter().any(|(_, health)| *health == Health::Lost), "{checked:?}");
     assert!(bench.quarantined().is_empty(), "{:?}", bench.quarantined());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_is_not_faster_than_its_rate() {
+    const RATE: u64 = 100_000;
+    let mut bench = Bench::at(NonZeroU64::new(RATE).unwrap()).await;
+    bench.clock.advance(MINUTES);
+    let began = Instant::now();
+    assert_eq!(bench.rest().await.0.len(), 9);
+    let took = began.elapsed();
+    let mut lengths = Vec::new();
+    for (topic, partition) in [("t", 0), ("t", 1), ("u", 0)] {
+        let snapshot = bench.world.catalog.load(&tp(topic, partition), None).await.unwrap();
+        let entries = snapshot.unwrap().entries().await.unwrap();
+        lengths.extend(entries.iter().map(|entry| entry.summary.length));
+    }
+    let (bytes, largest) = (lengths.iter().sum::<u64>(), *lengths.iter().max().unwrap());
+    bench.shows(&format!("tierd_scrub_bytes_total {bytes}"));
+    assert!(bytes > 3 * largest, "{lengths:?}");
+    // What is read last is paid for by what would come next.
+    let least = Duration::from_secs_f64((bytes - largest) as f64 / RATE as f64);
+    assert!(took >= least, "{bytes} bytes in {took:?}");
 }
 
 /// Table: F6 I6 I13 | requests of the scrub
