@@ -3,8 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where tests lie.
-const FOLDERS: [&str; 4] = ["tests/e2e", "tests/stores", "tests/peers", "daemon/src"];
+/// Where tests lie, and what is put before their names so that they are told apart.
+const FOLDERS: [(&str, &str); 4] = [
+    ("tests/e2e", ""),
+    ("tests/stores", "stores"),
+    ("tests/peers", "peers"),
+    ("daemon/src", "tierd"),
+];
 /// How a declaration begins.
 const BEGINS: &str = "/// Table: ";
 /// Lines between a declaration and its test, at most: its attributes.
@@ -52,10 +57,12 @@ impl Declared {
 pub(super) fn declared(root: &Path) -> Vec<Declared> {
     let results = fs::read_to_string(root.join("docs/results.md")).unwrap();
     let mut found = Vec::new();
-    for folder in FOLDERS {
-        for path in sources(&root.join(folder)) {
+    for (folder, named) in FOLDERS {
+        let folder = root.join(folder);
+        for path in sources(&folder) {
             let text = fs::read_to_string(&path).unwrap();
-            found.extend(in_source(&module(&path), &text, &results));
+            let module = module(named, path.strip_prefix(&folder).unwrap());
+            found.extend(in_source(&module, &text, &results));
         }
     }
     let mut names: Vec<_> = found.iter().map(|one| one.test.clone()).collect();
@@ -116,13 +123,12 @@ fn recorded(results: &str, variable: &str) -> Option<u64> {
     numbers.max()
 }
 
-/// What a test's path calls the module in `path`.
-fn module(path: &Path) -> String {
-    let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
-    if ["mod", "tests", "main"].contains(&&stem[..]) {
-        return path.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
-    }
-    stem
+/// What the module in `path` is called, below `named`.
+fn module(named: &str, path: &Path) -> String {
+    let parts = path.iter().map(|part| part.to_str().unwrap().trim_end_matches(".rs"));
+    let parts = parts.filter(|part| !["mod", "main", "tests"].contains(part));
+    let parts: Vec<&str> = std::iter::once(named).chain(parts).collect();
+    parts.join("::").trim_start_matches(':').to_owned()
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
@@ -159,6 +165,15 @@ async fn first() {}
 #[test]
 fn second() {}
 ";
+
+#[test]
+fn a_module_is_called_as_its_place() {
+    let called = |named, path: &str| module(named, Path::new(path));
+    assert_eq!(called("", "steps/works.rs"), "steps::works");
+    assert_eq!(called("stores", "main.rs"), "stores");
+    assert_eq!(called("tierd", "upkeep/rebuild/mod.rs"), "tierd::upkeep::rebuild");
+    assert_eq!(called("tierd", "catalog/tests.rs"), "tierd::catalog");
+}
 
 #[test]
 fn a_declaration_is_read_with_its_runs_and_what_came_of_it() {
