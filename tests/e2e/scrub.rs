@@ -28,6 +28,9 @@ use crate::TIERD;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MINUTES: Duration = Duration::from_secs(11 * 60);
 
+/// What the bench's world has.
+const PARTITIONS: [(&str, i32); 3] = [("t", 0), ("t", 1), ("u", 0)];
+
 struct Bench {
     objects: Arc<dyn ObjectStore>,
     world: World,
@@ -72,8 +75,8 @@ impl Bench {
         }
     }
 
-    async fn entries(&self, partition: i32) -> Vec<ArchiveEntry> {
-        let snapshot = self.world.catalog.load(&tp("t", partition), None).await.unwrap().unwrap();
+    async fn entries(&self, topic: &str, partition: i32) -> Vec<ArchiveEntry> {
+        let snapshot = self.world.catalog.load(&tp(topic, partition), None).await.unwrap().unwrap();
         snapshot.entries().await.unwrap()
     }
 
@@ -126,7 +129,7 @@ async fn a_round_reads_everything_once_and_finds_nothing_where_nothing_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_damaged_is_in_quarantine_until_it_is_well_again() {
     let mut bench = Bench::new().await;
-    let entries = bench.entries(0).await;
+    let entries = bench.entries("t", 0).await;
     let (flipped, lost) = (&entries[1], &entries[3]);
     let whole = bench.flip(flipped).await;
     let path = Path::from(lost.key().to_string());
@@ -157,12 +160,13 @@ async fn what_was_dropped_while_it_was_looked_for_is_no_loss() {
     bench.clock.advance(MINUTES);
     // The round knows the archives of the first partition, and then they go.
     while bench.scrub.step().await.unwrap() == ScrubStep::Listed {}
-    for partition in [0, 1] {
-        let entries = bench.entries(partition).await;
-        let base = bench.world.catalog.load(&tp("t", partition), None).await.unwrap();
+    for (topic, partition) in PARTITIONS {
+        let entries = bench.entries(topic, partition).await;
+        let tp = tp(topic, partition);
+        let base = bench.world.catalog.load(&tp, None).await.unwrap();
         let end = base.as_ref().unwrap().archived_through();
         let edit = Edit { remove: entries.clone(), log_start: Some(end), ..Edit::default() };
-        bench.world.catalog.commit(&tp("t", partition), 0, base, edit).await.unwrap();
+        bench.world.catalog.commit(&tp, 0, base, edit).await.unwrap();
         for entry in entries {
             bench.objects.delete(&Path::from(entry.key().to_string())).await.unwrap();
         }
@@ -170,6 +174,31 @@ async fn what_was_dropped_while_it_was_looked_for_is_no_loss() {
     let (checked, ended) = bench.rest().await;
     assert!(ended && checked.iter().any(|(_, health)| *health == Health::Lost), "{checked:?}");
     assert!(bench.quarantined().is_empty(), "{:?}", bench.quarantined());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_restarted_more_often_than_a_round_takes_comes_to_everything() {
+    let bench = Bench::new().await;
+    let mut first = BTreeSet::new();
+    for minute in 0..200 {
+        let clock = ManualClock::at(1_800_000_000_000 + 61_234 * minute);
+        let as_clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
+        let store = Store::new(Arc::clone(&bench.objects), "");
+        let catalog = catalog(&store, "scrub");
+        let options = ScrubOptions { bytes_per_second: NonZeroU64::MAX, every: Some(DAY) };
+        let (reader, metrics) = (bench.reader.clone(), bench.metrics.clone());
+        let mut scrub = Scrub::new(store, catalog, reader, metrics, as_clock, options);
+        clock.advance(MINUTES);
+        let one = loop {
+            match scrub.step().await.unwrap() {
+                ScrubStep::Listed => {}
+                ScrubStep::Checked(one) => break one,
+                other => panic!("{other:?}"),
+            }
+        };
+        first.insert(one.object);
+    }
+    assert_eq!(first.len(), 9, "{first:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,9 +210,8 @@ async fn a_round_is_not_faster_than_its_rate() {
     assert_eq!(bench.rest().await.0.len(), 9);
     let took = began.elapsed();
     let mut lengths = Vec::new();
-    for (topic, partition) in [("t", 0), ("t", 1), ("u", 0)] {
-        let snapshot = bench.world.catalog.load(&tp(topic, partition), None).await.unwrap();
-        let entries = snapshot.unwrap().entries().await.unwrap();
+    for (topic, partition) in PARTITIONS {
+        let entries = bench.entries(topic, partition).await;
         lengths.extend(entries.iter().map(|entry| entry.summary.length));
     }
     let (bytes, largest) = (lengths.iter().sum::<u64>(), *lengths.iter().max().unwrap());

@@ -38,6 +38,9 @@ const FIRST_AFTER: Duration = Duration::from_secs(10 * 60);
 /// How often what is in quarantine is looked at again.
 const RECHECK_EVERY: Duration = Duration::from_secs(10 * 60);
 
+/// Spreads times that lie close together (2^64 by the golden ratio).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// How fast and how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScrubOptions {
@@ -160,7 +163,7 @@ impl Scrub {
                 let next = self.due_at.map_or(self.recheck_at, |due| due.min(self.recheck_at));
                 return Ok(ScrubStep::Rests(next.saturating_sub(now)));
             }
-            let partitions = self.catalog.partitions().await?.into();
+            let partitions = self.begun_anywhere(self.catalog.partitions().await?, 40);
             self.due_at = self.every.map(|every| now + every);
             self.round = Some(Round { partitions, entries: VecDeque::new() });
             return Ok(ScrubStep::Listed);
@@ -176,11 +179,25 @@ impl Scrub {
             return Ok(ScrubStep::Ended);
         };
         let entries = self.entries(&tp, life).await?.unwrap_or_default();
+        let entries = self.begun_anywhere(entries, 16);
         if let Some(round) = &mut self.round {
-            round.entries = entries.into();
+            round.entries = entries;
             round.partitions.pop_front();
         }
         Ok(ScrubStep::Listed)
+    }
+
+    /// `items` from one of them on, another one at another time: who is restarted more
+    /// often than a round takes comes to all of them all the same. Who asks at the same
+    /// time asks for other bits, from `shift` on.
+    fn begun_anywhere<T>(&self, items: Vec<T>, shift: u32) -> VecDeque<T> {
+        let mut items = VecDeque::from(items);
+        let now = self.clock.now_ms().unsigned_abs();
+        let anywhere = now.wrapping_mul(SPREAD) >> shift;
+        if !items.is_empty() {
+            items.rotate_left(anywhere as usize % items.len());
+        }
+        items
     }
 
     fn quarantine(&self) -> &Quarantine {
