@@ -53,19 +53,17 @@ impl Collector {
         self.pass.as_ref().is_some_and(|(_, ended)| ended.lock().unwrap().is_none())
     }
 
-    /// Objects that a pass deleted which ended since it was last asked.
-    pub(super) fn reap(&mut self, events: &Events) -> u64 {
-        let Some(ended) = self.pass.as_ref().and_then(|(_, ended)| ended.lock().unwrap().take())
-        else {
-            return 0;
-        };
+    /// Objects that a pass deleted, where one came to its end since it was last asked.
+    pub(super) fn reap(&mut self, events: &Events) -> Option<u64> {
+        let (_, ended) = self.pass.as_ref()?;
+        let ended = ended.lock().unwrap().take()?;
         self.pass = None;
         events.lock().unwrap().push(format!("gc ended with {ended:?}"));
         match ended {
-            Ok(swept) => swept.objects,
+            Ok(swept) => Some(swept.objects),
             // It would have deleted what a manifest names.
             Err(error @ CompactError::Referenced { .. }) => panic!("{error}"),
-            Err(_) => 0,
+            Err(_) => None,
         }
     }
 

@@ -64,6 +64,7 @@ pub(super) struct Sums {
     declared_gaps: u64,
     beneath: u64,
     deleted: u64,
+    collections: u64,
     collected: u64,
 }
 
@@ -78,6 +79,7 @@ impl Sums {
         self.declared_gaps += more.declared_gaps;
         self.beneath += more.beneath;
         self.deleted += more.deleted;
+        self.collections += more.collections;
         self.collected += more.collected;
     }
 }
@@ -275,7 +277,10 @@ impl World {
         for who in 0..self.daemons.len() {
             self.reap(who).await;
         }
-        self.sums.collected += self.collector.reap(&self.events);
+        if let Some(collected) = self.collector.reap(&self.events) {
+            self.sums.collections += 1;
+            self.sums.collected += collected;
+        }
     }
 
     /// Takes in how a step ended: what it told is true.
@@ -330,8 +335,8 @@ impl World {
         }
         self.wall_ms += 10;
         match self.random.random_range(0..1000) {
-            0..650 => self.advance(who).await,
-            650..700 => self.release_next_of_gc(),
+            0..580 => self.advance(who).await,
+            580..700 => self.advance_gc(),
             700..800 => {
                 let count = self.random.random_range(1..4);
                 let wall_ms = self.wall_ms;
@@ -354,9 +359,8 @@ impl World {
                 self.denied = self.random.random_bool(0.3);
             }
             980..990 => self.land_one().await,
-            990..995 => drop(self.audit().await),
-            _ if self.random.random_bool(0.2) => self.collector.die().await,
-            _ => self.collector.begin(&self.gate),
+            990..998 => drop(self.audit().await),
+            _ => self.collector.die().await,
         }
     }
 
@@ -376,9 +380,11 @@ impl World {
         }
     }
 
-    /// Lets the next request of gc pass, or fail.
-    fn release_next_of_gc(&mut self) {
-        let Some(request) = self.gate.take(COLLECTOR) else { return };
+    /// Lets gc do one more thing: its next request, or its next pass.
+    fn advance_gc(&mut self) {
+        let Some(request) = self.gate.take(COLLECTOR) else {
+            return self.collector.begin(&self.gate);
+        };
         self.sums.requests += 1;
         let fault = self.fault(request.op);
         self.sums.faults += u64::from(fault.is_some());
