@@ -188,9 +188,12 @@ impl Bench {
         self.committed_at = after.manifest().committed_at_ms;
         assert_eq!((after.log_start(), after.archived_through()), (start, self.end));
         let mut listed = after.entries().await.unwrap();
-        listed.sort_by_key(|entry| (entry.summary.range.base(), !entry.summary.tiles));
+        listed.sort_by_key(|entry| {
+            let summary = &entry.summary;
+            (summary.range.base(), !summary.tiles, summary.range.last())
+        });
         let mut left: Vec<_> = kept.iter().collect();
-        left.sort_by_key(|one| (one.base, !one.serves));
+        left.sort_by_key(|one| (one.base, !one.serves, one.last));
         let ranges = |one: &ArchiveEntry| (one.summary.range.base(), one.summary.range.last());
         let listed: Vec<_> = listed.iter().map(ranges).collect();
         let left: Vec<_> = left.iter().map(|one| (one.base, one.last)).collect();
