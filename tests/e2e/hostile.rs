@@ -107,12 +107,13 @@ fn objects_of_the_catalog_are_refused_or_true() {
     hold(&named("manifests"));
 }
 
-/// Table: F25 I12 | calls over gRPC: every seed of the fuzzer, and changes of each | CHANGES
+/// Table: F25 I6 I12 | records of producers: every seed of the fuzzer, and changes of each | CHANGES
 #[test]
 fn what_producers_send_is_archived() {
     hold(&named("records"));
 }
 
+/// Table: F25 I12 | calls over gRPC: every seed of the fuzzer, and changes of each | CHANGES
 #[test]
 fn calls_are_answered_or_refused() {
     hold(&named("requests"));
