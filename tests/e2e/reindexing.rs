@@ -30,7 +30,7 @@ use tierd_tests::world::{self, BEGAN_MS, Known, Size, World};
 use crate::TIERD;
 use crate::merging::{self, Process};
 use crate::search::{ask, compare};
-use crate::values::{asking, json_query, of_values, offsets};
+use crate::values::{Facts, asking, json_query, of_values, offsets};
 
 fn level(word: &str) -> IndexLevel {
     word.parse().unwrap()
@@ -86,7 +86,8 @@ async fn check_searches(world: &World, what: &str) {
         let answer = ask(&searcher, asking(&query)).await.unwrap();
         let indexed = |offset| known.iter().any(|entry| entry.summary.range.contains(offset));
         let records = world.logs[0].records.iter().rev();
-        let wanted = records.filter(|known| means(known)).map(|known| known.entry.offset);
+        let wanted =
+            records.filter(|known| means(&Facts::of(known))).map(|known| known.entry.offset);
         let wanted: Vec<i64> = wanted.filter(|offset| indexed(*offset)).collect();
         assert_eq!(offsets(&answer), wanted, "{query}, {what}");
         assert_eq!(answer.summary.archives.not_searchable, others.len() as u64, "{query}, {what}");

@@ -24,7 +24,7 @@ pub fn asking(query: &str) -> SearchRequest {
     let topic = Some(TopicName::new("orders").unwrap());
     let scope = Scope { topic, partition: Some(0), incarnation: None };
     let query = Some(query.to_owned());
-    SearchRequest { scope, query, limit: 10_000, ..SearchRequest::default() }
+    SearchRequest { scope, query, limit: HITS as u32, ..SearchRequest::default() }
 }
 
 async fn answer(world: &World, query: &str) -> Answer {
@@ -41,16 +41,40 @@ fn words(text: &str) -> Vec<String> {
     words.map(str::to_lowercase).collect()
 }
 
-fn text_of(known: &Known) -> Option<&str> {
-    known.entry.value.as_deref().and_then(|value| std::str::from_utf8(value).ok())
+/// What there is to know of a value, found out once for all queries.
+pub struct Facts<'a> {
+    producer_id: i64,
+    text: Option<&'a str>,
+    words: Vec<String>,
+    json: Value,
+    /// The words of its field `note`.
+    note: Vec<String>,
 }
 
-fn json_of(known: &Known) -> Value {
-    text_of(known).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+impl<'a> Facts<'a> {
+    pub fn of(known: &'a Known) -> Self {
+        let text = known.entry.value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
+        let json: Value = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let producer_id = known.batch.header().producer_id;
+        let note = words(json["note"].as_str().unwrap_or_default());
+        Self { producer_id, text, words: text.map_or_else(Vec::new, words), json, note }
+    }
+
+    fn amount(&self) -> Option<i64> {
+        self.json["amount"].as_i64()
+    }
+
+    fn notes(&self, word: &str) -> bool {
+        self.note.iter().any(|one| one == word)
+    }
+
+    fn has(&self, word: &str) -> bool {
+        self.words.iter().any(|one| one == word)
+    }
 }
 
 /// What a query means, said without Tantivy.
-pub type Wanted = Box<dyn Fn(&Known) -> bool + Send>;
+pub type Wanted = Box<dyn Fn(&Facts<'_>) -> bool + Send>;
 
 /// A random query over JSON, and what it means.
 pub fn json_query(rng: &mut StdRng) -> (String, Wanted) {
@@ -59,73 +83,62 @@ pub fn json_query(rng: &mut StdRng) -> (String, Wanted) {
     let other = world::CITIES[rng.random_range(0..world::CITIES.len())];
     let amount = rng.random_range(-60..510);
     let day = rng.random_range(1..32);
-    let amount_of = |known: &Known| json_of(known)["amount"].as_i64();
-    let price_of = |known: &Known| json_of(known)["price"].as_f64();
-    let note_of = |known: &Known| words(json_of(known)["note"].as_str().unwrap_or_default());
-    match rng.random_range(0..12) {
-        0 => (
-            format!("value.city:\"{city}\""),
-            Box::new(move |known| json_of(known)["city"] == city),
-        ),
+    match rng.random_range(0..13) {
+        0 => (format!("value.city:\"{city}\""), Box::new(move |of| of.json["city"] == city)),
         1 => (
             format!("value.amount:>{amount}"),
-            Box::new(move |known| amount_of(known).is_some_and(|n| n > amount)),
+            Box::new(move |of| of.amount().is_some_and(|n| n > amount)),
         ),
         2 => (
             format!("value.amount:[{amount} TO {}}}", amount + 40),
-            Box::new(move |k| amount_of(k).is_some_and(|n| (amount..amount + 40).contains(&n))),
+            Box::new(move |of| of.amount().is_some_and(|n| (amount..amount + 40).contains(&n))),
         ),
-        3 => (
-            format!("value.note:{}", word.to_uppercase()),
-            Box::new(move |known| note_of(known).iter().any(|one| one == word)),
-        ),
-        4 => (
-            format!("NOT value.city:\"{city}\""),
-            Box::new(move |known| json_of(known)["city"] != city),
-        ),
+        3 => (format!("value.note:{}", word.to_uppercase()), Box::new(move |of| of.notes(word))),
+        4 => (format!("NOT value.city:\"{city}\""), Box::new(move |of| of.json["city"] != city)),
         5 => (
             format!("value.city: IN [\"{city}\" \"{other}\"]"),
-            Box::new(move |known| {
-                let of = &json_of(known)["city"];
-                *of == city || *of == other
-            }),
+            Box::new(move |of| of.json["city"] == city || of.json["city"] == other),
         ),
         6 => (
             format!("value.price:[{amount} TO {}.5]", amount + 30),
-            Box::new(move |known| {
+            Box::new(move |of| {
                 let (from, to) = (f64::from(amount as i32), f64::from(amount as i32 + 30) + 0.5);
-                price_of(known).is_some_and(|n| from <= n && n <= to)
+                of.json["price"].as_f64().is_some_and(|n| from <= n && n <= to)
             }),
         ),
         7 => (
             format!("value.at:[2024-03-{day:02}T00:00:00Z TO 2024-03-{day:02}T11:30:00+00:00]"),
-            Box::new(move |known| {
-                let at = json_of(known)["at"].as_str().unwrap_or_default().to_owned();
-                at.starts_with(&format!("2024-03-{day:02}T")) && at[11..13] < *"12"
+            Box::new(move |of| {
+                let at = of.json["at"].as_str().unwrap_or_default();
+                at.starts_with("2024-03-")
+                    && at[8..10] == *format!("{day:02}")
+                    && at[11..13] < *"12"
             }),
         ),
         8 => (
             format!("value.in.tags:{word}"),
-            Box::new(move |known| {
-                let tags = json_of(known)["in"]["tags"].as_array().cloned().unwrap_or_default();
-                tags.iter().any(|tag| tag == word)
+            Box::new(move |of| {
+                let tags = of.json["in"]["tags"].as_array();
+                tags.is_some_and(|tags| tags.iter().any(|tag| tag == word))
             }),
         ),
-        9 => ("value.at:*".to_owned(), Box::new(|known| json_of(known)["at"].is_string())),
+        9 => ("value.at:*".to_owned(), Box::new(|of| of.json["at"].is_string())),
         10 => (
             format!("producer:3 AND (value.note:{word} OR value.amount:>={amount})"),
-            Box::new(move |known| {
-                known.batch.header().producer_id == 3
-                    && (note_of(known).iter().any(|one| one == word)
-                        || amount_of(known).is_some_and(|n| n >= amount))
+            Box::new(move |of| {
+                of.producer_id == 3 && (of.notes(word) || of.amount().is_some_and(|n| n >= amount))
             }),
+        ),
+        11 => (
+            format!("value.note:{word} OR NOT value.amount:>{amount}"),
+            Box::new(move |of| of.notes(word) || of.amount().is_none_or(|n| n <= amount)),
         ),
         _ => (
             format!("value.note:{word} AND value.amount:<{amount} AND NOT value.city:Rom"),
-            Box::new(move |known| {
-                note_of(known).iter().any(|one| one == word)
-                    && amount_of(known).is_some_and(|n| n < amount)
-                    && json_of(known)["city"] != "Rom"
+            Box::new(move |of| {
+                of.notes(word)
+                    && of.amount().is_some_and(|n| n < amount)
+                    && of.json["city"] != "Rom"
             }),
         ),
     }
@@ -135,27 +148,17 @@ pub fn json_query(rng: &mut StdRng) -> (String, Wanted) {
 fn text_query(rng: &mut StdRng) -> (String, Wanted) {
     let mut word = || world::WORDS[rng.random_range(0..world::WORDS.len())];
     let (one, other) = (word(), word());
-    let has = |known: &Known, wanted: &str| {
-        text_of(known).is_some_and(|text| words(text).iter().any(|word| word == wanted))
-    };
     match rng.random_range(0..5) {
-        0 => (one.to_owned(), Box::new(move |known| has(known, one))),
-        1 => (
-            format!("{one} OR value:{other}"),
-            Box::new(move |known| has(known, one) || has(known, other)),
-        ),
+        0 => (one.to_owned(), Box::new(move |of| of.has(one))),
+        1 => (format!("{one} OR value:{other}"), Box::new(move |of| of.has(one) || of.has(other))),
         2 => (
             format!("value: IN [{one} {other}] AND NOT berlin"),
-            Box::new(move |known| (has(known, one) || has(known, other)) && !has(known, "berlin")),
+            Box::new(move |of| (of.has(one) || of.has(other)) && !of.has("berlin")),
         ),
-        3 => (format!("-{one}"), Box::new(move |known| !has(known, one))),
+        3 => (format!("-{one}"), Box::new(move |of| !of.has(one))),
         _ => (
             format!("\"{one} {other}\""),
-            Box::new(move |known| {
-                text_of(known).is_some_and(|text| {
-                    words(text).windows(2).any(|pair| pair[0] == one && pair[1] == other)
-                })
-            }),
+            Box::new(move |of| of.words.windows(2).any(|two| two[0] == one && two[1] == other)),
         ),
     }
 }
@@ -167,10 +170,10 @@ fn uncut_query(rng: &mut StdRng, raw: bool) -> (String, Wanted) {
     if raw {
         // Values that nothing else is; the empty one is a word too.
         let wanted = format!("{word} {amount}");
-        return (format!("value:\"{wanted}\""), Box::new(move |k| text_of(k) == Some(&wanted)));
+        return (format!("value:\"{wanted}\""), Box::new(move |of| of.text == Some(&wanted)));
     }
-    let has = move |known: &Known| {
-        text_of(known).is_some_and(|text| text.split_whitespace().any(|one| one == word))
+    let has = move |of: &Facts<'_>| {
+        of.text.is_some_and(|text| text.split_whitespace().any(|one| one == word))
     };
     (format!("value:{word}"), Box::new(has))
 }
@@ -178,10 +181,35 @@ fn uncut_query(rng: &mut StdRng, raw: bool) -> (String, Wanted) {
 /// A kind of query, and what makes one with what it must find.
 type Kind = (&'static str, fn(&mut StdRng) -> (String, Wanted));
 
+/// Most hits that are asked for of one query.
+const HITS: usize = 10_000;
+
+/// The first offsets that each query is to find, all of them in one look at the records.
+fn by_brute_force(records: &[Known], queries: &[(String, Wanted, Order)]) -> Vec<Vec<i64>> {
+    let mut found = vec![std::collections::VecDeque::new(); queries.len()];
+    for known in records {
+        let facts = Facts::of(known);
+        for ((_, means, order), found) in queries.iter().zip(&mut found) {
+            if (found.len() < HITS || *order == Order::Newest) && means(&facts) {
+                found.push_back(known.entry.offset);
+                if found.len() > HITS {
+                    found.pop_front();
+                }
+            }
+        }
+    }
+    let in_order = |(found, query): (std::collections::VecDeque<i64>, &(_, _, Order))| {
+        let found = found.into_iter();
+        if query.2 == Order::Oldest { found.collect() } else { found.rev().collect() }
+    };
+    found.into_iter().zip(queries).map(in_order).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_over_values_equal_brute_force() {
+    // The long mode: a million records in 208 archives, 1,000 queries of each level.
     let long = std::env::var_os("TIERD_TEST_SEARCH").is_some();
-    let (archives, records, count) = if long { (50, 5_000, 1_000) } else { (3, 400, 60) };
+    let (archives, records, count) = if long { (208, 4_900, 1_000) } else { (3, 400, 60) };
     let kinds: [Kind; 4] = [
         ("full:json", json_query),
         ("full:text", text_query),
@@ -190,30 +218,24 @@ async fn queries_over_values_equal_brute_force() {
     ];
     for (level, query) in kinds {
         let world = world_of(level, archives, records).await;
-        let searcher = world.searcher();
+        let (searcher, known) = (world.searcher(), &world.logs[0].records);
         let mut rng = StdRng::seed_from_u64(11);
-        let mut hits = 0;
-        for _ in 0..count {
+        let queries = (0..count).map(|_| {
             let (text, means) = query(&mut rng);
-            let oldest = rng.random_bool(0.5);
-            let order = if oldest { Order::Oldest } else { Order::Newest };
-            let request = SearchRequest { order, ..asking(&text) };
+            let order = if rng.random_bool(0.5) { Order::Oldest } else { Order::Newest };
+            (text, means, order)
+        });
+        let queries: Vec<_> = queries.collect();
+        let wanted = by_brute_force(known, &queries);
+        for ((text, _, order), wanted) in queries.iter().zip(&wanted) {
+            let request = SearchRequest { order: *order, ..asking(text) };
             let answer = ask(&searcher, request).await.unwrap();
             assert!(answer.notes.is_empty() && answer.summary.complete, "{:?}", answer.notes);
-            let mut wanted: Vec<i64> = world.logs[0]
-                .records
-                .iter()
-                .filter(|known| means(known))
-                .map(|known| known.entry.offset)
-                .collect();
-            if !oldest {
-                wanted.reverse();
-            }
-            wanted.truncate(10_000);
-            assert_eq!(offsets(&answer), wanted, "{level} {text}");
-            hits += wanted.len();
+            assert_eq!(offsets(&answer), *wanted, "{level} {text}");
         }
-        println!("{level}: {count} queries, {hits} hits");
+        let (all, hits) = (known.len(), wanted.iter().map(Vec::len).sum::<usize>());
+        println!("{level}: {all} records in {archives} archives, {count} queries, {hits} hits");
+        assert!(!long || all >= 1_000_000, "{all} records");
         assert!(hits > count || level.ends_with("raw"), "{level}: {hits}");
     }
 }
@@ -228,7 +250,7 @@ async fn a_query_and_conditions_hold_together_and_a_page_goes_on_for_its_query_o
     let whole = ask(&searcher, all.clone()).await.unwrap();
     let wanted = |known: &&Known| {
         known.entry.key.as_ref().is_some_and(|key| key.starts_with(&prefix))
-            && json_of(known)["amount"].as_i64().is_some_and(|amount| amount > 100)
+            && Facts::of(known).amount().is_some_and(|amount| amount > 100)
     };
     let wanted = world.logs[0].records.iter().rev().filter(wanted);
     let wanted: Vec<i64> = wanted.map(|known| known.entry.offset).collect();
@@ -360,6 +382,31 @@ async fn json_that_nobody_would_write_is_indexed_as_far_as_it_can_be_and_the_res
     }
     let answered = answer(&world, "offset:>=0").await;
     assert!(answered.summary.complete && answered.hits.len() == 14, "no question about values");
+}
+
+#[tokio::test]
+async fn a_range_holds_an_item_of_a_list_whatever_its_bounds_are_written_as() {
+    let values: [&[u8]; 5] =
+        [br#"{"n":[0,5]}"#, br#"{"n":[2]}"#, br#"{"n":2.5}"#, br#"{"n":1}"#, br#"{"n":-1.5}"#];
+    let world = holding("full:json", &values).await;
+    for (range, wanted) in [
+        ("[1 TO 2.5]", vec![1, 2, 3]),
+        ("{1 TO 2.5}", vec![1]),
+        ("{1 TO 2.5]", vec![1, 2]),
+        ("[0.5 TO 2]", vec![1, 3]),
+        ("[0.5 TO 2}", vec![3]),
+        ("[1.5 TO 2.0]", vec![1]),
+        ("[1 TO 2.0]", vec![1, 3]),
+        ("[1.5 TO 5}", vec![1, 2]),
+        ("[-1.5 TO 0]", vec![0, 4]),
+        ("{-1.5 TO 0}", vec![]),
+        ("[-2 TO -0.5]", vec![4]),
+        ("[0 TO 0.5]", vec![0]),
+    ] {
+        let mut found = offsets(&answer(&world, &format!("value.n:{range}")).await);
+        found.reverse();
+        assert_eq!(found, wanted, "{range}");
+    }
 }
 
 #[tokio::test]

@@ -189,6 +189,7 @@ impl World {
 }
 
 /// Builds an archive of `batches`, which tiles from `start` on, below `scratch`.
+#[must_use]
 pub fn build(
     scratch: &Path,
     identity: &ArchiveIdentity,
