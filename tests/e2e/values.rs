@@ -385,31 +385,6 @@ async fn json_that_nobody_would_write_is_indexed_as_far_as_it_can_be_and_the_res
 }
 
 #[tokio::test]
-async fn a_range_holds_an_item_of_a_list_whatever_its_bounds_are_written_as() {
-    let values: [&[u8]; 5] =
-        [br#"{"n":[0,5]}"#, br#"{"n":[2]}"#, br#"{"n":2.5}"#, br#"{"n":1}"#, br#"{"n":-1.5}"#];
-    let world = holding("full:json", &values).await;
-    for (range, wanted) in [
-        ("[1 TO 2.5]", vec![1, 2, 3]),
-        ("{1 TO 2.5}", vec![1]),
-        ("{1 TO 2.5]", vec![1, 2]),
-        ("[0.5 TO 2]", vec![1, 3]),
-        ("[0.5 TO 2}", vec![3]),
-        ("[1.5 TO 2.0]", vec![1]),
-        ("[1 TO 2.0]", vec![1, 3]),
-        ("[1.5 TO 5}", vec![1, 2]),
-        ("[-1.5 TO 0]", vec![0, 4]),
-        ("{-1.5 TO 0}", vec![]),
-        ("[-2 TO -0.5]", vec![4]),
-        ("[0 TO 0.5]", vec![0]),
-    ] {
-        let mut found = offsets(&answer(&world, &format!("value.n:{range}")).await);
-        found.reverse();
-        assert_eq!(found, wanted, "{range}");
-    }
-}
-
-#[tokio::test]
 async fn words_of_any_script_and_length_are_found_in_text() {
     let long = "w".repeat(1_024);
     let longer = "w".repeat(1_025);
