@@ -102,8 +102,9 @@ pub fn json_query(rng: &mut StdRng) -> (String, Wanted) {
         6 => (
             format!("value.price:[{amount} TO {}.5]", amount + 30),
             Box::new(move |of| {
-                let (from, to) = (f64::from(amount as i32), f64::from(amount as i32 + 30) + 0.5);
-                of.json["price"].as_f64().is_some_and(|n| from <= n && n <= to)
+                // As it is written: -9.5 is behind -9.
+                let to: f64 = format!("{}.5", amount + 30).parse().unwrap();
+                of.json["price"].as_f64().is_some_and(|n| f64::from(amount as i32) <= n && n <= to)
             }),
         ),
         7 => (
@@ -382,6 +383,31 @@ async fn json_that_nobody_would_write_is_indexed_as_far_as_it_can_be_and_the_res
     }
     let answered = answer(&world, "offset:>=0").await;
     assert!(answered.summary.complete && answered.hits.len() == 14, "no question about values");
+}
+
+#[tokio::test]
+async fn a_range_holds_an_item_of_a_list_whatever_its_bounds_are_written_as() {
+    let values: [&[u8]; 5] =
+        [br#"{"n":[0,5]}"#, br#"{"n":[2]}"#, br#"{"n":2.5}"#, br#"{"n":1}"#, br#"{"n":-1.5}"#];
+    let world = holding("full:json", &values).await;
+    for (range, wanted) in [
+        ("[1 TO 2.5]", vec![1, 2, 3]),
+        ("{1 TO 2.5}", vec![1]),
+        ("{1 TO 2.5]", vec![1, 2]),
+        ("[0.5 TO 2]", vec![1, 3]),
+        ("[0.5 TO 2}", vec![3]),
+        ("[1.5 TO 2.0]", vec![1]),
+        ("[1 TO 2.0]", vec![1, 3]),
+        ("[1.5 TO 5}", vec![1, 2]),
+        ("[-1.5 TO 0]", vec![0, 4]),
+        ("{-1.5 TO 0}", vec![]),
+        ("[-2 TO -0.5]", vec![4]),
+        ("[0 TO 0.5]", vec![0]),
+    ] {
+        let mut found = offsets(&answer(&world, &format!("value.n:{range}")).await);
+        found.reverse();
+        assert_eq!(found, wanted, "{range}");
+    }
 }
 
 #[tokio::test]

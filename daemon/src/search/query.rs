@@ -18,7 +18,8 @@
 //! | `key:`, `header:` | the index keeps long ones as hashes | refused: conditions of their own compare them |
 //! | no word, as `value:"€"` | Tantivy drops the condition, and finds more | refused |
 //! | JSON without a field | Tantivy finds nothing | refused |
-//! | `[1 TO 2.5]` in JSON | Tantivy takes bounds of one type only | two conditions |
+//! | `[1 TO 2.5]` in JSON | Tantivy takes bounds of one type only | `{0.9999999999999999 TO 2.5]` |
+//! | `[a TO 2.5]` in JSON, or numbers from 2^53 on | the same | two conditions, which two items of a list may meet |
 //! | `IN [Rom Bonn]` | Tantivy does not cut the members into words | one condition each |
 //! | range without bounds | Tantivy drops it | refused |
 //! | nothing but `NOT` | Tantivy takes it from nothing | from all records |
@@ -45,6 +46,8 @@ const DEPTH_MAX: usize = 8;
 const LEAVES_MAX: usize = 128;
 /// Words between those of a phrase: more compares everything with everything.
 const SLOP_MAX: u32 = 100;
+/// Whole numbers below this are fractions too, without rounding: 2^53.
+const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
 
 /// A query that was understood.
 #[derive(Clone, Debug)]
@@ -207,6 +210,9 @@ fn put_differently(ast: UserInputAst) -> UserInputAst {
     let one = |leaf| UserInputAst::Leaf(Box::new(leaf));
     match leaf {
         UserInputLeaf::Range { field, lower, upper } if kind(&lower).differs(kind(&upper)) => {
+            if let Some((lower, upper)) = as_fractions(&lower, &upper) {
+                return one(UserInputLeaf::Range { field, lower, upper });
+            }
             let unbounded = || UserInputBound::Unbounded;
             let from = UserInputLeaf::Range { field: field.clone(), lower, upper: unbounded() };
             let to = UserInputLeaf::Range { field, lower: unbounded(), upper };
@@ -258,12 +264,49 @@ fn kind(bound: &UserInputBound) -> BoundKind {
     } else if text.parse::<u64>().is_ok() {
         BoundKind::Large
     } else if let Ok(number) = text.parse::<f64>() {
-        // Tantivy takes 2.0 for 2. What is this large is put apart to be sure.
-        if number.fract() == 0.0 { BoundKind::Large } else { BoundKind::Fraction }
+        // Tantivy takes 2.0 for 2. What is large is put apart to be sure.
+        match number.fract() == 0.0 {
+            true if number.abs() < EXACT_BELOW => BoundKind::Whole,
+            true => BoundKind::Large,
+            false => BoundKind::Fraction,
+        }
     } else if text.parse::<bool>().is_ok() {
         BoundKind::Bool
     } else {
         BoundKind::Text
+    }
+}
+
+/// The same bounds as fractions, where one is a fraction and the other a whole number:
+/// at least 1 is more than the fraction before 1.
+fn as_fractions(
+    lower: &UserInputBound,
+    upper: &UserInputBound,
+) -> Option<(UserInputBound, UserInputBound)> {
+    let whole = |bound: &UserInputBound| {
+        let number = bound.term_str().parse::<f64>().ok();
+        number.filter(|number| number.abs() < EXACT_BELOW)
+    };
+    let exclusive = |number: f64| UserInputBound::Exclusive(number.to_string());
+    let inclusive = |number: f64| UserInputBound::Inclusive(number.to_string());
+    match (kind(lower), kind(upper)) {
+        (BoundKind::Whole, BoundKind::Fraction) => {
+            let from = whole(lower)?;
+            let from = match lower {
+                UserInputBound::Exclusive(_) => inclusive(from.next_up()),
+                _ => exclusive(from.next_down()),
+            };
+            Some((from, upper.clone()))
+        }
+        (BoundKind::Fraction, BoundKind::Whole) => {
+            let to = whole(upper)?;
+            let to = match upper {
+                UserInputBound::Exclusive(_) => inclusive(to.next_down()),
+                _ => exclusive(to.next_up()),
+            };
+            Some((lower.clone(), to))
+        }
+        _ => None,
     }
 }
 
