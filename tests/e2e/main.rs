@@ -13,6 +13,7 @@ mod complaints;
 mod corruption;
 mod durability;
 mod hostile;
+mod kills;
 mod large;
 mod live;
 mod live_steps;
@@ -43,3 +44,8 @@ mod wal_fixtures;
 
 /// The daemon's binary, as built with these tests.
 const TIERD: &str = env!("CARGO_BIN_EXE_tierd-under-test");
+
+/// Waits for asynchronous work in a test of processes.
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}

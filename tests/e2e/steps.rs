@@ -6,7 +6,7 @@
 //! Which steps there are is read from the sources: a call that writes to the store and
 //! that no piece of work here comes to fails the test.
 
-mod calls;
+pub(crate) mod calls;
 mod works;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod batches;
 pub mod beside;
 pub mod broker;
+pub mod bucket;
 pub mod chronik;
 pub mod compacting;
 pub mod counting;

@@ -1,5 +1,6 @@
 //! Where the sources write to the store, and what each place is called as a step.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -50,6 +51,32 @@ pub(super) fn is_elsewhere(call: &str) -> bool {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e").join(file));
     assert!(text.unwrap().contains(&format!("fn {test}(")), "{file} has no {test}");
     true
+}
+
+/// The steps of places that this test does not come to, for the one that kills the
+/// real process at all of them.
+const STEPS_ELSEWHERE: &[(&str, &[&str])] = &[
+    ("catalog/collect.rs create 1", &["Create Closed"]),
+    (
+        "compact/gc/sweep.rs delete 1",
+        &["Delete Archive", "Delete Page", "Delete Side", "Delete Manifest", "Delete Probe"],
+    ),
+    ("compact/replace.rs put_file 1", &["Put Archive"]),
+    ("compact/replace.rs copy 1", &["Copy Archive"]),
+    ("store/mod.rs put 1", &["Put Probe"]),
+    ("store/mod.rs delete 1", &["Delete Probe"]),
+];
+
+/// Every step that the sources can take.
+pub(crate) fn all_steps() -> BTreeSet<String> {
+    let of = |call: &String| {
+        let mut known = STEPS.iter().chain(STEPS_ELSEWHERE);
+        let (_, steps) = known.find(|(of, _)| of == call).unwrap_or_else(|| {
+            panic!("{call} writes to the store; say as what step, and let `kills` come to it")
+        });
+        steps.iter().map(|step| (*step).to_owned())
+    };
+    in_the_sources().iter().flat_map(of).collect()
 }
 
 pub(super) fn steps_of(call: &str) -> Option<&'static [&'static str]> {
