@@ -139,12 +139,21 @@ impl Bench {
         Some(self.live.step(&tp()).await.1)
     }
 
-    async fn snapshot(&self) -> Option<Arc<Snapshot>> {
+    fn catalog(&self, writer: &str) -> Catalog {
         let nonce = || [99; 16];
-        let (cluster, writer) = (ClusterName::new("c").unwrap(), WriterId::new("r").unwrap());
+        let (cluster, writer) = (ClusterName::new("c").unwrap(), WriterId::new(writer).unwrap());
         let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&self.clock);
-        let catalog = Catalog::new(self.store.clone(), cluster, writer, clock, Box::new(nonce));
-        catalog.load(&tp(), None).await.unwrap()
+        Catalog::new(self.store.clone(), cluster, writer, clock, Box::new(nonce))
+    }
+
+    async fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.catalog("r").load(&tp(), None).await.unwrap()
+    }
+
+    /// What `writer` was told that it may delete.
+    async fn releasable(&self, writer: &str) -> i64 {
+        let ledger = self.catalog(writer).ledger(&tp()).await.unwrap();
+        ledger.map_or(0, |ledger| ledger.releasable_through())
     }
 
     async fn through(&self) -> i64 {

@@ -13,10 +13,14 @@
 //! | not read, or damaged so that no batch is left to go by | where it was |
 //!
 //! It never passes the last batch that is proven here either: what another writer
-//! archived behind that, this broker has yet to write.
+//! archived behind that, this broker has yet to write. Nor does it pass offsets that
+//! no segment here has held, as long as the broker may write them: batches come out of
+//! order, and a segment made tomorrow may hold what another writer archived otherwise.
 //!
 //! Does not own: which segments are closed (the caller knows), what is proven
 //! (`proof`), or deleting anything.
+
+use crate::record::OffsetRange;
 
 /// How much of a segment was understood.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,6 +116,19 @@ pub fn release(segments: &[Segment], archived_through: i64, before: i64) -> Rele
     Release { segments, through }
 }
 
+/// The offsets in `range` that none of `held` covers, ascending.
+#[must_use]
+pub fn missing(range: OffsetRange, mut held: Vec<OffsetRange>) -> Vec<OffsetRange> {
+    held.sort_unstable_by_key(|held| held.base());
+    let (mut at, mut missing) = (range.base(), Vec::new());
+    for held in held.into_iter().take_while(|held| held.base() <= range.last()) {
+        missing.extend(OffsetRange::new(at, held.base() - 1));
+        at = at.max(held.end());
+    }
+    missing.extend(OffsetRange::new(at, range.last()));
+    missing
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -170,6 +187,36 @@ mod tests {
             assert_eq!(found, Release { segments: vec![0], through: 4 });
         }
         assert_eq!(release(&[], 20, 4), Release { segments: vec![], through: 4 });
+    }
+
+    #[test]
+    fn what_is_missing_is_what_nothing_covers() {
+        let range = |base: i64, last: i64| OffsetRange::new(base, last).unwrap();
+        let held = vec![range(13, 17), range(0, 2), range(1, 4), range(30, 90)];
+        assert_eq!(missing(range(0, 40), held.clone()), [range(5, 12), range(18, 29)]);
+        assert_eq!(missing(range(14, 16), held.clone()), []);
+        assert_eq!(missing(range(20, 25), held), [range(20, 25)]);
+        assert_eq!(missing(range(7, 7), Vec::new()), [range(7, 7)]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_offset_is_held_or_missing(
+            held in prop::collection::vec((0..50_i64, 0..9_i64), 0..12),
+            base in 0..50_i64,
+            span in 0..30_i64,
+        ) {
+            let range = |base: i64, span: i64| OffsetRange::new(base, base + span).unwrap();
+            let held: Vec<_> = held.into_iter().map(|(base, span)| range(base, span)).collect();
+            let all = range(base, span);
+            let missing = missing(all, held.clone());
+            prop_assert!(missing.windows(2).all(|two| two[0].end() < two[1].base()));
+            for offset in -1..90 {
+                let is_held = held.iter().any(|held| held.contains(offset));
+                let is_missing = missing.iter().any(|missing| missing.contains(offset));
+                prop_assert_eq!(is_missing, all.contains(offset) && !is_held);
+            }
+        }
     }
 
     fn conditions() -> impl Strategy<Value = Condition> {

@@ -27,6 +27,9 @@ const READERS_MAX: usize = 32;
 /// Segment files of one partition that are held open while it is archived. Beyond
 /// it a segment that vanishes meanwhile is lost as if it had vanished before.
 const HELD_MAX: usize = 128;
+/// Ranges of offsets remembered of one segment: an honest one has one, or a few where
+/// batches came out of order. What lies behind them passes for not held, and waits.
+const HELD_RANGES_MAX: usize = 1024;
 /// Frames of one partition remembered between steps while they wait behind a hole,
 /// at 40 bytes each. Segments beyond it are scanned again when there is news.
 const REMEMBERED_FRAMES_MAX: usize = 1 << 18;
@@ -48,6 +51,8 @@ struct Known {
     condition: Condition,
     /// The offsets it touches.
     hull: Option<OffsetRange>,
+    /// The offsets its batches take, ascending and apart.
+    held: Vec<OffsetRange>,
     /// Offsets that a damaged part may have held.
     suspect: Vec<OffsetRange>,
 }
@@ -190,6 +195,13 @@ impl Memory {
         Some(Recollection { condition: known.condition, hull: known.hull, proof })
     }
 
+    /// The offsets that the batches of `file` take, ascending and apart; none where it
+    /// was not scanned as it is.
+    pub(super) fn held(&self, file: &SegmentFile) -> &[OffsetRange] {
+        let known = self.segments.get(&file.id).filter(|known| known.file == *file);
+        known.map_or(&[], |known| &known.held)
+    }
+
     /// Whether `file` was scanned as it is.
     pub(super) fn knows(&self, file: &SegmentFile) -> bool {
         self.segments.get(&file.id).is_some_and(|known| known.file == *file)
@@ -255,8 +267,9 @@ impl Known {
     fn new(file: &SegmentFile, found: SegmentScan) -> Self {
         let suspect = found.damaged.iter().filter_map(suspect).collect();
         let (condition, hull) = (condition(&found), hull_of(&found.frames));
+        let held = held_by(&found.frames);
         let frames = Some(Arc::new(found.frames));
-        Self { file: file.clone(), frames, rests_on: Vec::new(), condition, hull, suspect }
+        Self { file: file.clone(), frames, rests_on: Vec::new(), condition, hull, held, suspect }
     }
 }
 
@@ -272,6 +285,26 @@ pub(super) fn hull_of(frames: &[FrameRef]) -> Option<OffsetRange> {
     let base = frames.iter().map(|frame| frame.base).min()?;
     let last = frames.iter().map(FrameRef::last).max()?;
     OffsetRange::new(base, last)
+}
+
+/// The offsets that `frames` of one segment take: the first [`HELD_RANGES_MAX`] ranges.
+fn held_by(frames: &[FrameRef]) -> Vec<OffsetRange> {
+    let mut ranges: Vec<_> =
+        frames.iter().filter_map(|frame| OffsetRange::new(frame.base, frame.last())).collect();
+    ranges.sort_unstable_by_key(|range| range.base());
+    let mut held: Vec<OffsetRange> = Vec::new();
+    for range in ranges {
+        match held.last_mut() {
+            Some(before) if range.base() <= before.end() => {
+                let last = before.last().max(range.last());
+                *before = OffsetRange::new(before.base(), last).unwrap_or(*before);
+            }
+            _ => held.push(range),
+        }
+    }
+    held.truncate(HELD_RANGES_MAX);
+    held.shrink_to_fit();
+    held
 }
 
 /// The frames of `sources`, each with the number of its segment among them.

@@ -105,6 +105,46 @@ async fn what_only_the_standby_has_is_committed_though_the_other_one_gets_on() {
     assert_eq!((standby.overlaps().await, standby.through().await), (1, 40));
 }
 
+/// A standby whose broker has written all that the leader archived, but 20 to 39.
+async fn behind() -> (Bench, Bench) {
+    let (leader, standby) = pair().await;
+    leader.segment(1, -9, &[&batch(20), &batch(30), &batch(40)]);
+    assert_eq!(leader.round().await, Some(Progress::Done));
+    standby.segment(1, -9, &[&batch(40)]);
+    assert_eq!(standby.round().await, Some(Progress::Done));
+    assert_eq!((leader.releasable("me").await, standby.releasable("standby").await), (50, 20));
+    (leader, standby)
+}
+
+/// Table: F12 I1 | a broker that has yet to write offsets which another daemon archived
+#[tokio::test]
+async fn what_this_broker_has_yet_to_write_is_not_told_releasable() {
+    let (_leader, standby) = behind().await;
+    standby.clock.advance(GAP_TIMEOUT - Duration::from_secs(1));
+    assert_eq!(standby.round().await, None);
+    // It comes with other bytes, which nobody else has.
+    standby.segment(2, -8, &[&other(20), &batch(30)]);
+    assert_eq!(standby.round().await, Some(Progress::Standby));
+    assert_eq!(standby.releasable("standby").await, 20);
+    standby.clock.advance(STANDBY_WAIT);
+    assert_eq!(standby.round().await, Some(Progress::Done));
+    assert_eq!((standby.overlaps().await, standby.releasable("standby").await), (1, 50));
+}
+
+#[tokio::test]
+async fn what_nobody_writes_any_more_holds_nothing_back() {
+    // A later segment was read to its end.
+    let (_leader, standby) = behind().await;
+    standby.segment(2, -8, &[&batch(10)]);
+    assert_eq!(standby.round().await, Some(Progress::Done));
+    assert_eq!(standby.releasable("standby").await, 50);
+    // Or it has been long enough.
+    let (_leader, standby) = behind().await;
+    standby.clock.advance(GAP_TIMEOUT);
+    assert_eq!(standby.round().await, Some(Progress::Done));
+    assert_eq!(standby.releasable("standby").await, 50);
+}
+
 #[tokio::test]
 async fn where_nothing_is_committed_nobody_waits() {
     let bench = Bench::new();

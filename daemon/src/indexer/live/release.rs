@@ -2,40 +2,51 @@
 //! the newest manifest, remembering it, telling it, in this order.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::LiveIndexer;
 use super::reclaim::Reclaimable;
 use super::work::Work;
-use crate::catalog::{Committed, Snapshot};
+use crate::catalog::{Committed, Gap, GapKind, Snapshot};
 use crate::indexer::IndexError;
+use crate::indexer::holes::Scene;
 use crate::indexer::lives::Life;
 use crate::indexer::partition::blocking;
 use crate::indexer::proof::{ArchiveDigest, look_up, referenced};
-use crate::indexer::release::{Condition, Release, Segment, release};
+use crate::indexer::release::{Condition, Release, Segment, missing, release};
 use crate::indexer::report::PartitionReport;
 use crate::indexer::scan::{Memory, Recollection, Source, condition, frames_of};
 use crate::record::{OffsetRange, TopicPartition};
-use crate::wal::classify::Class;
+use crate::wal::classify::{Broker, Class};
 use crate::wal::{SegmentFile, scan};
 
 /// A segment in the directory.
 type Present = (SegmentFile, Class);
 
+/// What a step went by.
+pub(super) struct LookedAt<'a> {
+    /// The segments there were.
+    pub(super) scene: &'a Scene,
+    /// Those that were read.
+    pub(super) sources: &'a Arc<Vec<Source>>,
+}
+
 impl LiveIndexer {
     /// Finds out what of the partition may be deleted, by the newest manifest there
-    /// is; remembers it and tells it. `sources` were read in this step. Says whether
-    /// there is more to do: a proof does not hold any more, or more is to be deleted.
+    /// is; remembers it and tells it. Says whether there is more to do: a proof does not
+    /// hold any more, or more is to be deleted.
     pub(super) async fn release(
         &self,
         tp: &TopicPartition,
         work: &mut Work,
         snapshot: Option<&Arc<Snapshot>>,
-        sources: &Arc<Vec<Source>>,
+        looked_at: LookedAt<'_>,
         life: Life,
         report: &mut PartitionReport,
     ) -> Result<bool, IndexError> {
         let Life { mut ledger, anchor, .. } = life;
+        let LookedAt { scene, sources } = looked_at;
         let Some(snapshot) = snapshot else {
             // Nothing is committed; only what holds nothing is done with.
             let empty = sources.iter().filter(|source| source.is_empty());
@@ -54,6 +65,9 @@ impl LiveIndexer {
             found = release(&local, through, ledger.releasable_through());
         }
         let Release { segments, through } = found;
+        let from = ledger.releasable_through();
+        let through =
+            self.short_of_missing(work, &committed, &present, scene, from..through).await?;
         if ledger.release(&committed, through) {
             self.put_ledger(tp, &ledger).await?;
         }
@@ -70,6 +84,40 @@ impl LiveIndexer {
             None => false,
         };
         Ok(doubted || more)
+    }
+
+    /// How much of `range` may be released: not what this WAL has not held yet, as long
+    /// as the broker may write it.
+    async fn short_of_missing(
+        &self,
+        work: &mut Work,
+        committed: &Committed,
+        present: &[Present],
+        scene: &Scene,
+        range: Range<i64>,
+    ) -> Result<i64, IndexError> {
+        let start = range.start.max(committed.snapshot().log_start());
+        let Some(asked) = OffsetRange::new(start, range.end - 1) else { return Ok(range.end) };
+        if self.broker() == Broker::Stopped {
+            return Ok(range.end);
+        }
+        let mut held: Vec<OffsetRange> = Vec::new();
+        for (file, _) in present {
+            held.extend_from_slice(work.memory.held(file));
+        }
+        // A declared gap was waited for already.
+        let declared = committed.snapshot().gaps_in(asked).await?;
+        held.extend(declared.iter().map(|gap| gap.range));
+        let unwritten = |range| Gap { range, kind: GapKind::Missing };
+        let unwritten: Vec<Gap> = missing(asked, held).into_iter().map(unwritten).collect();
+        // Whoever else commits, only this broker writes here.
+        let scene = Scene { other_silent_since: None, ..scene.clone() };
+        work.unwritten.sight(&unwritten, &scene);
+        if let Some(at) = work.unwritten.wake_at(&scene) {
+            work.wake(at);
+        }
+        let held_at = unwritten.get(work.unwritten.declarable(&scene));
+        Ok(held_at.map_or(range.end, |gap| gap.range.base()))
     }
 
     /// Looks every batch of `sources` up in the newest manifest. Remembers the

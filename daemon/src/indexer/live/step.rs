@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::release::LookedAt;
 use super::work::{Partition, Signature, Work, key, left_over, signature};
 use super::{LiveIndexer, Progress, UNREADABLE_PAUSE};
 use crate::catalog::{Ledger, Snapshot};
@@ -203,8 +204,9 @@ impl LiveIndexer {
             };
             archive(&self.indexer, ready, &mut declarable, report).await?
         };
+        let looked_at = LookedAt { scene: &scene, sources: &sources };
         let doubted =
-            alone && self.release(tp, work, snapshot.as_ref(), &sources, life, report).await?;
+            alone && self.release(tp, work, snapshot.as_ref(), looked_at, life, report).await?;
         if unreadable {
             work.wake(self.clock.monotonic() + UNREADABLE_PAUSE);
         }

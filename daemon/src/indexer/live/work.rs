@@ -33,7 +33,10 @@ pub(super) struct Work {
     /// The life of the topic that all of it is about.
     pub(super) incarnation: u32,
     pub(super) memory: Memory,
+    /// Holes of the log, until they are declared gaps.
     pub(super) holes: Holes,
+    /// Holes of the local WAL below what may be released, until nothing can fill them.
+    pub(super) unwritten: Holes,
     pub(super) backoff: Backoff,
     /// What the directory showed when a step last left nothing to do.
     pub(super) settled_on: Option<Signature>,
@@ -62,6 +65,7 @@ impl Work {
             incarnation,
             memory: Memory::default(),
             holes: Holes::new(options.gap_timeout),
+            unwritten: Holes::new(options.gap_timeout),
             backoff: Backoff::default(),
             settled_on: None,
             wake_at: None,
