@@ -204,7 +204,15 @@ impl Rooms {
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // Closing it is not enough where a process is being started: until it is, it has
+        // the file too. Nothing to do where it fails: the end of the process unlocks it.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl DataDir {
@@ -221,7 +229,7 @@ impl DataDir {
             ),
             Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
         }
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
     }
 
     fn scratch(&self) -> PathBuf {
