@@ -21,6 +21,7 @@ use tierd::clock::ManualClock;
 use tierd::compact::gc::{Grace, PartitionSurvey, Swept, When, Why};
 use tierd::compact::retention::Limits;
 use tierd::compact::{Compactor, Policy, Retained};
+use tierd::error::{Classify, ErrorKind};
 use tierd::record::{OffsetRange, TopicName, TopicPartition};
 use tierd::store::{ObjectKey, PartitionKey, Store};
 use tierd_tests::counting::Op;
@@ -375,9 +376,14 @@ async fn manifests_go_by_blocks_and_a_writer_that_slept_cannot_bring_one_back() 
     while base.number() < last {
         base = process.commit(Some(base), Edit::default()).await;
     }
+    let soon = process.survey(process.soon().await).await;
+    assert!(soon.litter.iter().all(|one| one.when == When::WithItsBlock) && !soon.to_end);
+    // The third block is ended too, since so many of the second wait for it.
     let swept = process.gc().await;
-    assert_eq!(swept.objects, BLOCK - 1);
+    assert_eq!(swept.objects, last + 1);
     assert_eq!(process.gc().await, Swept::default());
+    let last = 3 * BLOCK;
+    assert_eq!(process.newest().await.number(), last);
     process.catalog.verify_history(&*process.newest().await).await.unwrap();
     // Number 2 is free again, and taking it is void.
     let late = entry(2, 0, 9, true);
@@ -393,6 +399,135 @@ async fn manifests_go_by_blocks_and_a_writer_that_slept_cannot_bring_one_back() 
     process.store.put(&key, Bytes::from_static(b"void")).await.unwrap();
     assert_eq!(process.newest().await.number(), last);
     assert_eq!(process.gc().await, Swept { objects: 1, bytes: 4 });
+}
+
+/// Manifests of one partition: so many that gc ends their block.
+const MANY: u64 = 150;
+/// Commits of a writer beside gc, at most.
+const WRITTEN_BESIDE: usize = 40;
+
+/// A partition of one archive and [`MANY`] manifests, and the one made at `sleeps`.
+async fn many_manifests(below: &InMemory, sleeps: u64) -> Arc<Snapshot> {
+    let process = process(Arc::new(below.clone()), "w");
+    let edit = Edit { add: vec![entry(1, 0, 9, true)], ..Edit::default() };
+    let mut base = process.commit(None, edit).await;
+    let mut slept = Arc::clone(&base);
+    while base.number() < MANY {
+        base = process.commit(Some(base), Edit::default()).await;
+        if base.number() == sleeps {
+            slept = Arc::clone(&base);
+        }
+    }
+    slept
+}
+
+/// What is left of [`many_manifests`] once all is collected: at most so many manifests,
+/// the archive, and a partition that works.
+async fn assert_few_are_left(witness: &Process, slept: &Arc<Snapshot>, most: usize, why: &str) {
+    for _ in 0..3 {
+        witness.gc().await;
+    }
+    let newest = witness.newest().await;
+    assert_eq!(witness.gc().await, Swept::default(), "{why}");
+    let mut numbers: Vec<u64> = Vec::new();
+    for name in witness.objects().await {
+        if let ObjectKey::Manifest { number, .. } = ObjectKey::decode(&name).unwrap() {
+            numbers.push(number);
+        }
+    }
+    assert!(numbers.len() <= most && numbers.contains(&newest.number()), "{why}: {numbers:?}");
+    assert!(newest.number() >= BLOCK, "{why}: {numbers:?}");
+    assert_eq!(newest.entries().await.unwrap(), [entry(1, 0, 9, true)], "{why}");
+    witness.catalog.verify_history(&newest).await.unwrap();
+    assert_eq!(witness.catalog.newer(slept).await.unwrap().number(), newest.number(), "{why}");
+    // The number behind the one that slept is free again, and taking it is void.
+    let late = entry(slept.next_number(), 10, 19, true);
+    witness.land(&late).await;
+    let edit = Edit { add: vec![late], ..Edit::default() };
+    let base = Some(Arc::clone(slept));
+    let lost = witness.catalog.commit(&partition().tp, 0, base, edit).await.unwrap_err();
+    assert!(matches!(lost, tierd::catalog::CatalogError::Lost { .. }), "{why}: {lost}");
+    // And life goes on.
+    let number = newest.next_number();
+    let next = entry(number, 10, 19, true);
+    let edit = Edit { add: vec![next.clone()], ..Edit::default() };
+    let made = witness.commit(Some(newest), edit).await;
+    assert_eq!((made.number(), made.archived_through()), (number, 20), "{why}");
+    assert_eq!(witness.newest().await.number(), made.number(), "{why}");
+    witness.catalog.verify_history(&made).await.unwrap();
+    witness.gc().await;
+    assert_eq!(witness.newest().await.entries().await.unwrap().last(), Some(&next), "{why}");
+}
+
+/// Table: F1 F21 I7 I9 I10 | before and after every change by which gc ends, closes and
+/// empties a block of manifests
+#[tokio::test]
+async fn killed_while_a_block_is_ended_closed_and_emptied_it_goes_on() {
+    let below = InMemory::new();
+    let slept = many_manifests(&below, 70).await;
+    for after in [false, true] {
+        for at in 1.. {
+            let objects: Arc<dyn ObjectStore> = Arc::new(below.fork());
+            let mortal = MortalStore::new(Arc::clone(&objects), Death { at, after });
+            let worker = process(Arc::clone(&mortal) as Arc<dyn ObjectStore>, "w");
+            let ended = async {
+                for _ in 0..3 {
+                    let grace = Grace { now_ms: DAY_MS * 365 * 200, grace: Duration::ZERO };
+                    let survey = worker.compactor.survey(&partition().tp, 0, grace).await?;
+                    worker.compactor.sweep(survey, grace).await?;
+                }
+                Ok::<_, tierd::compact::CompactError>(())
+            };
+            let ended = ended.await;
+            let why = format!("killed at change {at}, after it: {after}");
+            assert_few_are_left(&process(objects, "w"), &slept, 2, &why).await;
+            if !mortal.died() {
+                ended.unwrap();
+                assert!(at > MANY, "{at}");
+                break;
+            }
+        }
+    }
+}
+
+/// Table: F2 F6 F12 I8 I9 | two that end and close blocks of manifests, and one that writes
+#[tokio::test]
+async fn two_that_end_and_close_blocks_over_a_store_that_fails_do_no_damage() {
+    let below = InMemory::new();
+    let slept = many_manifests(&below, MANY - 1).await;
+    for seed in 0..20 {
+        let objects: Arc<dyn ObjectStore> = Arc::new(below.fork());
+        let chance = if seed % 4 == 0 { 0.0 } else { 0.05 };
+        let faulty = |n: u64| FaultStore::seeded(Arc::clone(&objects), seed * 3 + n, chance);
+        let [one, two, writer] = [0, 1, 2].map(|n| process(faulty(n), "w"));
+        let collect = async |worker: &Process| {
+            for _ in 0..12 {
+                let grace = Grace { now_ms: DAY_MS * 365 * 200, grace: Duration::ZERO };
+                let done = async {
+                    let survey = worker.compactor.survey(&partition().tp, 0, grace).await?;
+                    worker.compactor.sweep(survey, grace).await
+                };
+                if let Err(error) = done.await {
+                    // For the next round; what it read may have been collected meanwhile.
+                    let passes = [ErrorKind::Retry, ErrorKind::Exhausted, ErrorKind::NotFound];
+                    assert!(passes.contains(&error.kind()), "seed {seed}: {error}");
+                }
+            }
+        };
+        let write = async {
+            let mut committed = 0;
+            for _ in 0..WRITTEN_BESIDE {
+                let Ok(base) = writer.catalog.load(&partition().tp, None).await else { continue };
+                let made = writer.catalog.commit(&partition().tp, 0, base, Edit::default()).await;
+                committed += u32::from(made.is_ok());
+            }
+            committed
+        };
+        let ((), (), committed) = futures::join!(collect(&one), collect(&two), write);
+        assert!(committed > 0, "seed {seed}");
+        let most = 2 + WRITTEN_BESIDE;
+        assert_few_are_left(&process(objects, "w"), &slept, most, &format!("seed {seed}")).await;
+    }
 }
 
 /// Table: F5 I9 | objects of a writer who was killed before he committed

@@ -85,7 +85,7 @@ impl Process {
             writer.push(&batch, WalRank::default()).unwrap();
         }
         let built = writer.finish().unwrap();
-        let number = base.as_deref().map_or(0, Snapshot::number) + 1;
+        let number = base.as_deref().map_or(1, Snapshot::next_number);
         let cluster = self.catalog.cluster();
         let mut entry = ArchiveEntry::new(cluster, &identity, number, built.summary.clone());
         let mut base = base;
@@ -96,7 +96,7 @@ impl Process {
                 Ok(_) => return,
                 // Somebody merges meanwhile.
                 Err(CatalogError::Lost { newest }) => {
-                    entry = entry.rebased(newest.number() + 1);
+                    entry = entry.rebased(newest.next_number());
                     base = Some(newest);
                 }
                 Err(error) => panic!("{error}"),

@@ -5,7 +5,8 @@
 //! Closing comes before deleting: once `closed/{block}` exists no reader looks for
 //! a manifest in that block and a create in it is void, so its manifests can go in
 //! any order and a crash between leaves nothing wrong. Blocks close ascending, and
-//! only once the block behind is full; else only to begin a partition anew (`remains`).
+//! only once the block behind has ended, which it does when it is full, or when a
+//! manifest says so; else only to begin a partition anew (`remains`).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -107,7 +108,7 @@ impl Catalog {
     pub async fn close_blocks(&self, newest: &Committed, before: u64) -> Result<u64, CatalogError> {
         let snapshot = newest.snapshot();
         let mut open = self.first_open(snapshot.of()).await?;
-        while open < closable(snapshot.number(), before) {
+        while open < closable(snapshot.next_number(), before) {
             self.close_block(snapshot.of(), block_of(open)).await?;
             open += BLOCK;
         }
@@ -127,13 +128,13 @@ impl Catalog {
     }
 }
 
-/// The first manifest of the first block that may not close, where `newest` is
-/// the newest and nothing from `before` on may be deleted.
+/// The first manifest of the first block that may not close, where `next` is the
+/// number that follows on the newest and nothing from `before` on may be deleted.
 #[must_use]
-pub fn closable(newest: u64, before: u64) -> u64 {
-    // The block behind must be full: its last manifest is there.
-    let full = block_of(newest + 1).saturating_sub(1);
-    full.min(block_of(before)) * BLOCK
+pub fn closable(next: u64, before: u64) -> u64 {
+    // The block behind must have ended: its last manifest is there.
+    let ended = block_of(next).saturating_sub(1);
+    ended.min(block_of(before)) * BLOCK
 }
 
 #[cfg(test)]
@@ -145,13 +146,13 @@ mod tests {
 
     #[test]
     fn a_block_closes_once_the_one_behind_is_full_and_nothing_of_it_is_wanted() {
-        assert_eq!(closable(1, 1), 0);
-        assert_eq!(closable(2 * BLOCK - 2, 2 * BLOCK - 2), 0);
-        assert_eq!(closable(2 * BLOCK - 1, 2 * BLOCK - 1), BLOCK);
-        assert_eq!(closable(2 * BLOCK - 1, BLOCK), BLOCK);
-        assert_eq!(closable(2 * BLOCK - 1, BLOCK - 1), 0);
-        assert_eq!(closable(10 * BLOCK, 5 * BLOCK + 3), 5 * BLOCK);
-        assert_eq!(closable(10 * BLOCK, 10 * BLOCK), 9 * BLOCK);
+        assert_eq!(closable(2, 1), 0);
+        assert_eq!(closable(2 * BLOCK - 1, 2 * BLOCK - 2), 0);
+        assert_eq!(closable(2 * BLOCK, 2 * BLOCK - 1), BLOCK);
+        assert_eq!(closable(2 * BLOCK, BLOCK), BLOCK);
+        assert_eq!(closable(2 * BLOCK, BLOCK - 1), 0);
+        assert_eq!(closable(10 * BLOCK + 1, 5 * BLOCK + 3), 5 * BLOCK);
+        assert_eq!(closable(10 * BLOCK + 1, 10 * BLOCK), 9 * BLOCK);
     }
 
     #[tokio::test]

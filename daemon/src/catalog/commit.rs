@@ -45,6 +45,9 @@ pub struct Edit {
     pub log_start: Option<i64>,
     /// The broker's id of the topic, once it is known.
     pub topic_id: Option<[u8; 16]>,
+    /// Whether this is to be the last manifest of its block: the one behind is the
+    /// first of the next, and what was before can be collected soon.
+    pub ends_block: bool,
 }
 
 /// Proof that a manifest is committed, and the state it made. Whatever releases or
@@ -92,7 +95,7 @@ impl Catalog {
         edit: Edit,
     ) -> Result<Committed, CatalogError> {
         let of = self.key(tp, incarnation);
-        let number = base.as_deref().map_or(0, Snapshot::number) + 1;
+        let number = base.as_deref().map_or(1, Snapshot::next_number);
         check_edit(&of, number, base.as_deref(), &edit)?;
         if base.is_none() {
             self.ensure_incarnation(&of, edit.topic_id).await?;
@@ -215,6 +218,7 @@ impl Catalog {
             log_start,
             archived_through: 0,
             open,
+            ends_block: edit.ends_block,
             recent: root.recent,
             pages: root.pages,
         };
@@ -283,7 +287,7 @@ impl Catalog {
     /// What the loser of a race is told.
     async fn lost(&self, manifest: &Manifest) -> Result<CatalogError, CatalogError> {
         let of = &manifest.of;
-        match self.newest_from(of, manifest.number - 1).await? {
+        match self.newest_from(of, Some(manifest.number)).await? {
             Some(newest) => Ok(CatalogError::Lost { newest }),
             None => Err(CatalogError::Unsettled { what: of.to_string() }),
         }

@@ -14,9 +14,9 @@
 //!       1  length of the writer's id, w
 //!       w  writer's id
 //!       8  time of commit, ms since 1970, for people
-//!      32  BLAKE3 of manifest number - 1; zeros for number 1, and for the first of a
+//!      32  BLAKE3 of the manifest before; zeros for number 1, and for the first of a
 //!          block where the partition began anew in it (`remains`)
-//!       1  1 where the broker gave a topic id, else 0
+//!       1  flags: 1 the broker gave a topic id, 2 it ends its block (`newest`)
 //!      16  topic id, else zeros
 //!       8  log start
 //!       8  archived through: end of what is tiled from the log start
@@ -46,7 +46,7 @@ use crate::store::{ClusterName, PartitionKey, WriterId};
 
 use super::codec::{self, FormatError, Reader};
 use super::entry::Items;
-use super::newest::BLOCK;
+use super::newest::{BLOCK, block_of};
 use super::page::{PageRef, Totals, put_identity};
 use super::side::SideRef;
 use super::tiling::{self, Broken};
@@ -71,6 +71,9 @@ pub const MANIFEST_VERSION: u16 = 1;
 
 const MAGIC: [u8; 8] = *b"TIERDMAN";
 const OPEN_BYTES: usize = 16;
+/// Flags.
+const HAS_TOPIC_ID: u8 = 1;
+const ENDS_BLOCK: u8 = 2;
 
 /// Transactions open at the end of what is archived.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +110,8 @@ pub struct Manifest {
     pub archived_through: i64,
     /// Transactions open at `archived_through`.
     pub open: Open,
+    /// Whether it is the last of its block, before all its numbers are taken.
+    pub ends_block: bool,
     /// The newest entries and gaps.
     pub recent: Items,
     /// Where all older ones are.
@@ -128,7 +133,9 @@ impl Manifest {
         codec::put_text(&mut out, self.writer.as_str());
         out.put_i64_le(self.committed_at_ms);
         out.put_slice(&self.predecessor);
-        out.put_u8(self.topic_id.is_some().into());
+        let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+        let has_id = flag(self.topic_id.is_some(), HAS_TOPIC_ID);
+        out.put_u8(has_id | flag(self.ends_block, ENDS_BLOCK));
         out.put_slice(&self.topic_id.unwrap_or_default());
         out.put_i64_le(self.log_start);
         out.put_i64_le(self.archived_through);
@@ -175,11 +182,15 @@ impl Manifest {
             .map_err(|error| FormatError::invalid("the writer", error.to_string()))?;
         let committed_at_ms = reader.i64("the time of commit")?;
         let predecessor = reader.array("the predecessor")?;
-        let has_id = reader.u8("the topic id")?;
+        let flags = reader.u8("the flags")?;
+        if flags & !(HAS_TOPIC_ID | ENDS_BLOCK) != 0 {
+            return Err(FormatError::invalid("the flags", format!("{flags:#x}")));
+        }
+        let ends_block = flags & ENDS_BLOCK != 0;
         let id: [u8; 16] = reader.array("the topic id")?;
-        let topic_id = match (has_id, id) {
+        let topic_id = match (flags & HAS_TOPIC_ID, id) {
             (0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) => None,
-            (1, id) => Some(id),
+            (HAS_TOPIC_ID, id) => Some(id),
             _ => return Err(FormatError::invalid("the topic id", "neither absent nor present")),
         };
         let log_start = reader.i64("the log start")?;
@@ -211,11 +222,18 @@ impl Manifest {
             log_start,
             archived_through,
             open,
+            ends_block,
             recent,
             pages,
         };
         manifest.check()?;
         Ok(manifest)
+    }
+
+    /// The number of the manifest that follows.
+    #[must_use]
+    pub fn next_number(&self) -> u64 {
+        if self.ends_block { (block_of(self.number) + 1) * BLOCK } else { self.number + 1 }
     }
 
     /// Sums over everything it lists.

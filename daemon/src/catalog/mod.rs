@@ -230,7 +230,7 @@ impl Catalog {
             None => incarnations::newest(&self.store, &self.cluster, tp.topic()).await?,
         };
         match newest {
-            Some(number) => self.newest_from(&self.key(tp, number), 0).await,
+            Some(number) => self.newest_from(&self.key(tp, number), None).await,
             None => Ok(None),
         }
     }
@@ -260,17 +260,9 @@ impl Catalog {
     /// As [`Catalog::load`], and when the next manifest does not follow on `known`.
     pub async fn newer(&self, known: &Arc<Snapshot>) -> Result<Arc<Snapshot>, CatalogError> {
         let of = known.of();
-        let number = newest::newest(&self.store, of, known.number()).await?;
-        if number == Some(known.number()) {
-            return Ok(Arc::clone(known));
-        }
-        let found = self.newest_from(of, known.number()).await?;
-        let Some(found) = found else {
-            return Err(CatalogError::Gone {
-                object: manifest_key(of, known.number()).to_string(),
-            });
-        };
-        if found.number() == known.number() + 1 && found.manifest().predecessor != known.digest() {
+        let found = self.newest_from(of, Some(known.next_number())).await?;
+        let Some(found) = found else { return Ok(Arc::clone(known)) };
+        if found.number() == known.next_number() && found.manifest().predecessor != known.digest() {
             return Err(CatalogError::Chain {
                 object: manifest_key(of, found.number()).to_string(),
             });
@@ -344,56 +336,89 @@ impl Catalog {
     /// What is wrong first.
     pub async fn verify_history(&self, snapshot: &Snapshot) -> Result<(), CatalogError> {
         snapshot.check_pages().await?;
-        let mut expected = snapshot.manifest().predecessor;
-        let last = snapshot.number();
-        let older = (last.saturating_sub(HISTORY_MAX).max(1)..last).rev();
-        let mut older = futures::stream::iter(older)
-            .map(|number| self.manifest_bytes(snapshot.of(), number))
-            .buffered(IN_FLIGHT);
-        let mut number = snapshot.number();
-        while let Some(bytes) = older.try_next().await? {
-            number -= 1;
-            let key = manifest_key(snapshot.of(), number);
-            let Some(bytes) = bytes else {
-                // Collected, where its block is closed: then all before it are too.
-                let block = newest::block_of(number);
-                if newest::is_closed(&self.store, snapshot.of(), block).await? {
-                    return Ok(());
-                }
-                return Err(CatalogError::Gone { object: key.to_string() });
+        let of = snapshot.of();
+        let least = snapshot.number().saturating_sub(HISTORY_MAX).max(1);
+        let mut behind = (snapshot.number(), snapshot.manifest().predecessor);
+        // The first has no predecessor, nor has one that began anew.
+        while behind.0 > least && behind.1 != [0; 32] {
+            let block = newest::block_of(behind.0 - 1);
+            let first = (block * BLOCK).max(1);
+            // The block before may have ended early.
+            let end = match newest::block_of(behind.0) == block {
+                true => behind.0,
+                false => newest::end_of(&self.store, of, first).await?,
             };
-            if *blake3::hash(&bytes).as_bytes() != expected {
-                let object = manifest_key(snapshot.of(), number + 1).to_string();
-                return Err(CatalogError::Chain { object });
+            if first < end && end <= least {
+                break;
             }
-            expected = self.decode(&key, snapshot.of(), number, &bytes)?.predecessor;
+            let kept = self.verify_block(of, first.max(least)..end, behind).await?;
+            let Some(before) = kept else { break };
+            behind = before;
         }
         Ok(())
+    }
+
+    /// Checks that the manifests `numbers` of one block follow on each other, and the
+    /// one `behind` on them: its number, and the digest of its predecessor. Returns the
+    /// same of the first; `None` where the block is closed.
+    async fn verify_block(
+        &self,
+        of: &PartitionKey,
+        numbers: std::ops::Range<u64>,
+        mut behind: (u64, [u8; 32]),
+    ) -> Result<Option<(u64, [u8; 32])>, CatalogError> {
+        let block = newest::block_of(numbers.start);
+        // Of a block that lost its first manifest no end can be found.
+        let mut lost = numbers.is_empty().then_some(numbers.start);
+        let mut number = numbers.end;
+        let mut reads = futures::stream::iter(numbers.rev())
+            .map(|number| self.manifest_bytes(of, number))
+            .buffered(IN_FLIGHT);
+        while let Some(bytes) = reads.try_next().await? {
+            number -= 1;
+            let Some(bytes) = bytes else {
+                lost = Some(number);
+                break;
+            };
+            let key = manifest_key(of, number);
+            let follows = *blake3::hash(&bytes).as_bytes() == behind.1;
+            let manifest = self.decode(&key, of, number, &bytes)?;
+            if !follows || manifest.next_number() != behind.0 {
+                return Err(CatalogError::Chain { object: manifest_key(of, behind.0).to_string() });
+            }
+            behind = (number, manifest.predecessor);
+        }
+        match lost {
+            None => Ok(Some(behind)),
+            // Collected, where its block is closed: then all before it are too.
+            Some(_) if newest::is_closed(&self.store, of, block).await? => Ok(None),
+            Some(number) => {
+                Err(CatalogError::Gone { object: manifest_key(of, number).to_string() })
+            }
+        }
     }
 
     fn key(&self, tp: &TopicPartition, incarnation: u32) -> PartitionKey {
         PartitionKey { cluster: self.cluster.clone(), tp: tp.clone(), incarnation }
     }
 
-    /// The newest manifest, looked for from number `known` on.
+    /// The newest manifest; with `next`, the number that follows on one that is known,
+    /// only what is newer than that one.
     async fn newest_from(
         &self,
         of: &PartitionKey,
-        known: u64,
+        next: Option<u64>,
     ) -> Result<Option<Arc<Snapshot>>, CatalogError> {
-        for _ in 0..RELOADS_MAX {
-            let Some(number) = newest::newest(&self.store, of, known).await? else {
+        let mut reloads = 0;
+        loop {
+            let Some(number) = newest::newest(&self.store, of, next).await? else {
                 return Ok(None);
             };
             match self.read(of, number).await {
                 // Collected between two requests: then there is a newer one.
-                Err(CatalogError::Gone { .. }) => {}
+                Err(CatalogError::Gone { .. }) if reloads < RELOADS_MAX => reloads += 1,
                 other => return other.map(Some),
             }
-        }
-        match newest::newest(&self.store, of, 0).await? {
-            Some(number) => self.read(of, number).await.map(Some),
-            None => Ok(None),
         }
     }
 

@@ -285,6 +285,7 @@ impl Catalog {
             log_start: anew.log_start,
             archived_through: 0,
             open,
+            ends_block: false,
             recent: root.recent,
             pages: root.pages,
         };
@@ -297,14 +298,21 @@ impl Catalog {
 fn look_for_holes(remains: &mut Remains, manifests: &BTreeSet<u64>, open: u64, greatest: u64) {
     let first = open.max(1);
     let newest = remains.newest.as_deref().map_or(0, Snapshot::number);
+    let next = remains.newest.as_deref().map_or(1, Snapshot::next_number);
     let last = manifests.range(first..).next_back().copied().unwrap_or(0);
-    let gone: Vec<u64> = (first..=last).filter(|number| !manifests.contains(number)).collect();
+    // A block may have ended early; whether it did, the history tells, by digests.
+    let ended = |number: u64| {
+        let behind = (block_of(number) + 1) * BLOCK;
+        manifests.range(number..).next() == Some(&behind)
+    };
+    let is_gone = |number: &u64| !manifests.contains(number) && !ended(*number);
+    let gone: Vec<u64> = (first..=last).filter(is_gone).collect();
     if let (Some(one), Some(other)) = (gone.first(), gone.last()) {
         let (count, of) = (gone.len(), &remains.of);
         remains.damage.push(format!("of {of} {count} manifests are gone, {one} to {other}"));
     } else if last < first && (open > 0 || !remains.archives.is_empty()) {
         remains.damage.push(format!("{} has no manifest", remains.of));
-    } else if greatest > newest.max(last) + 1 {
+    } else if greatest > next.max(last + 1) {
         // Who writes is one number ahead.
         let why = format!("something was made for manifest {greatest}, the last is {newest}");
         remains.damage.push(why);

@@ -130,6 +130,12 @@ impl Snapshot {
         self.manifest.number
     }
 
+    /// The number of the manifest that follows.
+    #[must_use]
+    pub fn next_number(&self) -> u64 {
+        self.manifest.next_number()
+    }
+
     /// The partition.
     #[must_use]
     pub fn of(&self) -> &PartitionKey {

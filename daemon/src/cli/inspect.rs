@@ -53,6 +53,7 @@ async fn manifest(store: &Store, key: &ObjectKey, cluster: &ClusterName) -> anyh
         "writer": manifest.writer.as_str(),
         "writer_epoch": manifest.writer_epoch,
         "committed_at": output::time(Some(manifest.committed_at_ms)),
+        "ends_block": manifest.ends_block,
         "predecessor": blake3::Hash::from_bytes(manifest.predecessor).to_hex().as_str(),
         "log_start": manifest.log_start,
         "archived_through": manifest.archived_through,

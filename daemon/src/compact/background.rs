@@ -30,9 +30,6 @@ use crate::task::{Pace, Ticker};
 pub const EVERY_DEFAULT: Duration = Duration::from_secs(600);
 /// Bytes moved a second where nothing else is said: a quarter of a line of 1 Gbit/s.
 pub const BYTES_PER_SECOND_DEFAULT: u64 = 32 << 20;
-/// How long who committed last must rest before another daemon merges instead: two
-/// would do the same work, of which one half is thrown away.
-const OTHERS_REST: Duration = Duration::from_secs(3600);
 /// Rounds from one collection of garbage to the next: an hour by default.
 const ROUNDS_PER_GC: u64 = 6;
 
@@ -185,14 +182,6 @@ impl Background {
         Ok(true)
     }
 
-    /// Whether merging `snapshot` is ours: of several daemons on a partition, who
-    /// committed last merges, and another only where that one rests.
-    fn is_ours(&self, snapshot: &Snapshot, now_ms: i64) -> bool {
-        let rests = now_ms.saturating_sub(snapshot.manifest().committed_at_ms);
-        snapshot.writer() == self.compactor.catalog.writer()
-            || rests > OTHERS_REST.as_millis() as i64
-    }
-
     /// Applies retention to one partition and plans its merges.
     async fn look(
         &self,
@@ -217,7 +206,7 @@ impl Background {
             snapshot = newer;
             todo = look(Arc::clone(&snapshot)).await?;
         }
-        if !self.is_ours(&snapshot, now_ms) {
+        if !self.compactor.is_ours(&snapshot, now_ms) {
             todo.merges.clear();
         }
         Ok(Some((snapshot, todo.merges)))

@@ -37,6 +37,7 @@ mod todo;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
@@ -55,6 +56,9 @@ pub use todo::Todo;
 
 /// Times one partition is planned anew because another writer committed first.
 const RACES_MAX: u32 = 8;
+/// How long who committed last must rest before another daemon does instead what either
+/// could: two would do the same work, of which one half is thrown away.
+const OTHERS_REST: Duration = Duration::from_secs(3600);
 
 /// Why a partition could not be compacted or collected.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +149,13 @@ impl Compactor {
         nonce: NonceSource,
     ) -> Self {
         Self { catalog, store, clock, nonce, probed: OnceCell::new() }
+    }
+
+    /// Whether work that any daemon could do in the partition of `newest` is ours: of
+    /// several, who committed last does it, and another only where that one rests.
+    fn is_ours(&self, newest: &Snapshot, now_ms: i64) -> bool {
+        let rests = now_ms.saturating_sub(newest.manifest().committed_at_ms);
+        newest.writer() == self.catalog.writer() || rests > OTHERS_REST.as_millis() as i64
     }
 
     /// Commits `edit`, after the store has shown once that commits can be trusted.

@@ -131,7 +131,7 @@ impl Compactor {
         let cluster = self.catalog.cluster();
         let log_start = base.log_start();
         let mut entry =
-            ArchiveEntry::new(cluster, identity, base.number() + 1, built.summary.clone());
+            ArchiveEntry::new(cluster, identity, base.next_number(), built.summary.clone());
         self.store.put_file(&entry.key(), &built.path).await?;
         for _ in 0..RACES_MAX {
             let edit = Edit { add: vec![entry.clone()], remove: old.to_vec(), ..Edit::default() };
@@ -145,7 +145,7 @@ impl Compactor {
                 Err(CatalogError::Lost { newest })
                     if still_lists(&newest, old, log_start).await? =>
                 {
-                    let next = entry.rebased(newest.number() + 1);
+                    let next = entry.rebased(newest.next_number());
                     self.store.copy(&entry.key(), &next.key()).await?;
                     (base, entry) = (newest, next);
                 }

@@ -238,7 +238,7 @@ impl Carrier<'_> {
     async fn publish(&mut self, archive: BuiltArchive, edit: Edit) -> Result<Outcome, IndexError> {
         let indexer = self.indexer;
         indexer.probe().await?;
-        let number = self.snapshot.as_deref().map_or(0, Snapshot::number) + 1;
+        let number = self.snapshot.as_deref().map_or(1, Snapshot::next_number);
         let identity = &self.site.identity;
         let entry =
             ArchiveEntry::new(indexer.catalog.cluster(), identity, number, archive.summary.clone());

@@ -29,6 +29,7 @@ fn manifest(number: u64, log_start: i64, pages: Vec<PageRef>, recent: Items) -> 
         log_start,
         archived_through: 0,
         open: Open::Inline(Vec::new()),
+        ends_block: false,
         recent,
         pages,
     };
@@ -176,7 +177,8 @@ fn the_fullest_manifest_with_the_longest_names_fits() {
 /// tile nothing beside them.
 fn any_manifest() -> impl Strategy<Value = Manifest> {
     let tiles = prop::collection::vec((1..1000i64, 0..4u8, any::<bool>()), 0..40);
-    let head = (0..1i64 << 40, 1..1_000_000u64, any::<Option<[u8; 16]>>(), any::<[u8; 16]>());
+    let ids = (any::<Option<[u8; 16]>>(), any::<[u8; 16]>());
+    let head = (0..1i64 << 40, 1..1_000_000u64, any::<bool>(), ids);
     let open = prop_oneof![
         prop::collection::vec((any::<i64>(), any::<i64>()), 0..20).prop_map(|open| {
             let open = open.into_iter();
@@ -195,7 +197,7 @@ fn any_manifest() -> impl Strategy<Value = Manifest> {
         })),
     ];
     (tiles, head, open, 0..8usize).prop_map(|(tiles, head, open, in_pages)| {
-        let (start, number, topic_id, nonce) = head;
+        let (start, number, ends_block, (topic_id, nonce)) = head;
         let (mut next, mut pages, mut recent) = (start, Vec::new(), Items::default());
         for (at, (len, kind, late)) in tiles.into_iter().enumerate() {
             let (base, last) = (next, next + len - 1);
@@ -215,7 +217,7 @@ fn any_manifest() -> impl Strategy<Value = Manifest> {
         recent
             .entries
             .sort_by(|a, b| crate::catalog::entry::order(a).cmp(&crate::catalog::entry::order(b)));
-        Manifest { topic_id, nonce, open, ..manifest(number, start, pages, recent) }
+        Manifest { topic_id, nonce, open, ends_block, ..manifest(number, start, pages, recent) }
     })
 }
 

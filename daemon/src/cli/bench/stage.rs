@@ -148,7 +148,7 @@ async fn commit(
     built: &BuiltArchive,
 ) -> anyhow::Result<Arc<Snapshot>> {
     let (cluster, identity) = (rooms.catalog.cluster(), data.identity());
-    let number = base.as_deref().map_or(0, Snapshot::number) + 1;
+    let number = base.as_deref().map_or(1, Snapshot::next_number);
     let entry = ArchiveEntry::new(cluster, &identity, number, built.summary.clone());
     rooms.store.put_file(&entry.key(), &built.path).await?;
     let edit = Edit { add: vec![entry], ..Edit::default() };

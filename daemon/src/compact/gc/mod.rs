@@ -14,7 +14,9 @@
 //! | *n* > *N* | as above, once *n* is taken: by whoever commits next, else by an empty manifest of ours |
 //!
 //! Manifests before *S* go by whole blocks, which are closed first, in ascending
-//! order (see [`crate::catalog`]). Probes and unfinished uploads go by their age.
+//! order (see [`crate::catalog`]). Where nobody commits and many wait for a block that
+//! is not full, it is ended early, by two empty manifests of ours. Probes and unfinished
+//! uploads go by their age.
 //!
 //! **Time is the store's alone**: when objects were written and what time it is are
 //! both read from the store, so no host's clock can shorten the grace time.
@@ -66,6 +68,8 @@ pub struct PartitionSurvey {
     pub settled: u64,
     /// The manifest number to be taken before more can go.
     pub to_take: Option<u64>,
+    /// Whether so many manifests wait for their block that it is to be ended.
+    pub to_end: bool,
 }
 
 /// What gc found outside partitions.

@@ -16,6 +16,9 @@ use crate::store::{Listed, ObjectKey, PartitionKey, keys};
 /// Manifests asked one by one for what they referenced first. More are asked by
 /// the next run.
 const ASKED_MAX: usize = 64;
+/// Superseded manifests for which a block is ended before it is full. Each block leaves
+/// an object for ever, and two of its manifests for a while.
+const ENDED_FROM: usize = 128;
 
 impl Compactor {
     /// Looks through one partition.
@@ -52,7 +55,7 @@ impl Compactor {
             settled,
             held: &held,
             asked: &HashMap::new(),
-            closable: closable(number, settled).max(open),
+            closable: closable(newest.snapshot().next_number(), settled).max(open),
             newest_at_ms,
             grace,
         };
@@ -64,16 +67,43 @@ impl Compactor {
                 Ok(older) => references(&older).await?.0,
                 // The partition began anew behind it; what it had then is needed now.
                 Err(CatalogError::Gone { .. }) if number < open => HashSet::new(),
+                // Its block ended before it, so nobody ever took the number.
+                Err(CatalogError::Gone { .. })
+                    if self.is_skipped(&newest, &listed, number).await? =>
+                {
+                    HashSet::new()
+                }
                 Err(error) => return Err(error.into()),
             };
             asked.insert(number, referenced);
         }
         facts.asked = &asked;
+        let to_end =
+            self.is_ours(newest.snapshot(), grace.now_ms) && waits(&listed, &newest, &facts);
         let judged = |key: &ObjectKey, object: &Listed| judge(key, object, &facts);
         let (litter, live) = part(listed, judged);
-        let survey =
-            PartitionSurvey { of, newest: Some(newest), litter, live, settled, to_take: None };
+        let survey = PartitionSurvey {
+            of,
+            newest: Some(newest),
+            litter,
+            live,
+            settled,
+            to_take: None,
+            to_end,
+        };
         Ok(with_number_to_take(survey))
+    }
+
+    /// Whether a block ended before manifest `number`.
+    async fn is_skipped(
+        &self,
+        newest: &Committed,
+        listed: &[(ObjectKey, Listed)],
+        number: u64,
+    ) -> Result<bool, CompactError> {
+        let before = listed_manifests(listed).map(|(listed, _)| listed).filter(|n| *n < number);
+        let Some(before) = before.max() else { return Ok(false) };
+        Ok(self.catalog.older(newest, before).await?.next_number() > number)
     }
 
     /// A partition that nobody has committed to: what lies there is a writer's who
@@ -98,7 +128,15 @@ impl Compactor {
             grace,
         };
         let (litter, live) = part(listed, |key, object| judge(key, object, &facts));
-        let survey = PartitionSurvey { of, newest: None, litter, live, settled: 0, to_take: None };
+        let survey = PartitionSurvey {
+            of,
+            newest: None,
+            litter,
+            live,
+            settled: 0,
+            to_take: None,
+            to_end: false,
+        };
         Ok(if over { with_number_to_take(survey) } else { survey })
     }
 
@@ -143,14 +181,11 @@ impl Compactor {
         grace: Grace,
     ) -> Result<Option<Arc<Snapshot>>, CompactError> {
         let number = newest.snapshot().number();
-        let young = listed_manifests(listed)
-            .filter(|(listed, at)| *listed <= number && *at > grace.cutoff_ms())
-            .map(|(number, _)| number)
-            .min();
-        let settled = young.map_or(number, |young| young - 1);
-        if settled == 0 {
-            return Ok(None);
-        }
+        let of_ours = || listed_manifests(listed).filter(|(listed, _)| *listed <= number);
+        let young = of_ours().filter(|(_, at)| *at > grace.cutoff_ms());
+        let young = young.map(|(number, _)| number).min().unwrap_or(number + 1);
+        let older = of_ours().map(|(number, _)| number).filter(|number| *number < young);
+        let Some(settled) = older.max() else { return Ok(None) };
         let of = newest.snapshot().of().clone();
         let written = self.store.modified_ms(&ObjectKey::Manifest { of, number: settled }).await?;
         match written {
@@ -160,6 +195,19 @@ impl Compactor {
             _ => Ok(None),
         }
     }
+}
+
+/// Whether many manifests would go if their block could close, in a partition that
+/// rests: one that is committed to fills its blocks by itself.
+fn waits(listed: &[(ObjectKey, Listed)], newest: &Committed, facts: &Facts<'_>) -> bool {
+    if facts.settled < newest.snapshot().number() {
+        return false;
+    }
+    let ended = closable(newest.snapshot().next_number(), u64::MAX);
+    let waiting = listed_manifests(listed).filter(|(number, at)| {
+        (ended..facts.settled).contains(number) && *at <= facts.grace.cutoff_ms()
+    });
+    waiting.count() >= ENDED_FROM
 }
 
 async fn references(snapshot: &Snapshot) -> Result<(HashSet<ObjectKey>, u64), CompactError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 
 use super::{Grace, Litter, PartitionSurvey, Strays, Swept, When, Why};
-use crate::catalog::{CatalogError, Edit};
+use crate::catalog::{CatalogError, Edit, closable};
 use crate::compact::{CompactError, Compactor};
 use crate::store::ObjectKey;
 
@@ -16,8 +16,8 @@ const IN_FLIGHT: usize = 16;
 const TAKEN_MAX: u64 = 4;
 
 impl Compactor {
-    /// Deletes what may go now of one partition. Where a number must be taken
-    /// first, takes it and looks again.
+    /// Deletes what may go now of one partition. Where a number must be taken or a
+    /// block be ended first, does that and looks again.
     ///
     /// # Errors
     /// When store or catalog fail; what was deleted until then is deleted.
@@ -26,8 +26,13 @@ impl Compactor {
         mut survey: PartitionSurvey,
         grace: Grace,
     ) -> Result<Swept, CompactError> {
+        if survey.to_end {
+            self.end_blocks(&survey).await?;
+        }
         if let Some(number) = survey.to_take {
             self.take_number(&survey, number).await?;
+        }
+        if survey.to_end || survey.to_take.is_some() {
             survey = self.survey(&survey.of.tp, survey.of.incarnation, grace).await?;
         }
         let now: Vec<_> = survey.litter.iter().filter(|one| one.when == When::Now).collect();
@@ -92,6 +97,22 @@ impl Compactor {
         }
         tracing::info!(object = %one.object.name, why = one.why.as_str(), "deleted");
         Ok(Swept { objects: 1, bytes: one.object.length })
+    }
+
+    /// Ends the block of the newest manifest and the one behind it, so that all before
+    /// can be closed once that is settled. Who else commits meanwhile is in the way of
+    /// nothing: the next run tries again.
+    async fn end_blocks(&self, survey: &PartitionSurvey) -> Result<(), CompactError> {
+        let Some(newest) = &survey.newest else { return Ok(()) };
+        let mut base = Arc::clone(newest.snapshot());
+        while closable(base.next_number(), u64::MAX) <= newest.snapshot().number() {
+            match self.commit(base, Edit { ends_block: true, ..Edit::default() }).await {
+                Ok(made) => base = Arc::clone(made.snapshot()),
+                Err(CatalogError::Lost { .. }) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Sees that manifest `number` exists, by empty manifests of our own where
