@@ -148,8 +148,8 @@ pub fn json_query(rng: &mut StdRng) -> (String, Wanted) {
 /// A random query over text, and what it means.
 fn text_query(rng: &mut StdRng) -> (String, Wanted) {
     let mut word = || world::WORDS[rng.random_range(0..world::WORDS.len())];
-    let (one, other) = (word(), word());
-    match rng.random_range(0..5) {
+    let (one, other, third) = (word(), word(), word());
+    match rng.random_range(0..6) {
         0 => (one.to_owned(), Box::new(move |of| of.has(one))),
         1 => (format!("{one} OR value:{other}"), Box::new(move |of| of.has(one) || of.has(other))),
         2 => (
@@ -157,6 +157,10 @@ fn text_query(rng: &mut StdRng) -> (String, Wanted) {
             Box::new(move |of| (of.has(one) || of.has(other)) && !of.has("berlin")),
         ),
         3 => (format!("-{one}"), Box::new(move |of| !of.has(one))),
+        4 => (
+            format!("\"{one} {other} {third}\""),
+            Box::new(move |of| of.words.windows(3).any(|three| three == [one, other, third])),
+        ),
         _ => (
             format!("\"{one} {other}\""),
             Box::new(move |of| of.words.windows(2).any(|two| two[0] == one && two[1] == other)),
@@ -164,23 +168,32 @@ fn text_query(rng: &mut StdRng) -> (String, Wanted) {
     }
 }
 
-/// A random query over text cut at white space, or not at all.
-fn uncut_query(rng: &mut StdRng, raw: bool) -> (String, Wanted) {
-    let amount = rng.random_range(-50..500);
-    let word = world::WORDS[rng.random_range(0..world::WORDS.len())];
-    if raw {
-        // Values that nothing else is; the empty one is a word too.
-        let wanted = format!("{word} {amount}");
-        return (format!("value:\"{wanted}\""), Box::new(move |of| of.text == Some(&wanted)));
-    }
+/// A random query over text cut at white space: up to four words, all of them.
+fn spaced_query(rng: &mut StdRng) -> (String, Wanted) {
+    let words = (0..rng.random_range(1..5)).map(|_| rng.random_range(0..world::WORDS.len()));
+    let words: Vec<&str> = words.map(|at| world::WORDS[at]).collect();
+    let query = words.iter().map(|word| format!("value:{word}")).collect::<Vec<_>>().join(" AND ");
     let has = move |of: &Facts<'_>| {
-        of.text.is_some_and(|text| text.split_whitespace().any(|one| one == word))
+        let text = of.text.unwrap_or_default();
+        words.iter().all(|word| text.split_whitespace().any(|one| one == *word))
     };
-    (format!("value:{word}"), Box::new(has))
+    (query, Box::new(has))
+}
+
+/// A random query over text that is not cut: a value there is, or the beginning of one.
+fn whole_query(rng: &mut StdRng, records: &[Known]) -> (String, Wanted) {
+    let known = &records[rng.random_range(0..records.len())];
+    let text = Facts::of(known).text.filter(|text| text.len() > 1);
+    let mut wanted = text.unwrap_or("nothing").to_owned();
+    if rng.random_bool(0.3) {
+        wanted.pop();
+    }
+    let quoted = wanted.replace('\\', "\\\\").replace('"', "\\\"");
+    (format!("value:\"{quoted}\""), Box::new(move |of| of.text == Some(&wanted)))
 }
 
 /// A kind of query, and what makes one with what it must find.
-type Kind = (&'static str, fn(&mut StdRng) -> (String, Wanted));
+type Kind = (&'static str, fn(&mut StdRng, &[Known]) -> (String, Wanted));
 
 /// Most hits that are asked for of one query.
 const HITS: usize = 10_000;
@@ -212,17 +225,17 @@ async fn queries_over_values_equal_brute_force() {
     let long = std::env::var_os("TIERD_TEST_SEARCH").is_some();
     let (archives, records, count) = if long { (208, 4_900, 1_000) } else { (3, 400, 60) };
     let kinds: [Kind; 4] = [
-        ("full:json", json_query),
-        ("full:text", text_query),
-        ("full:text:whitespace", |rng| uncut_query(rng, false)),
-        ("full:text:raw", |rng| uncut_query(rng, true)),
+        ("full:json", |rng, _| json_query(rng)),
+        ("full:text", |rng, _| text_query(rng)),
+        ("full:text:whitespace", |rng, _| spaced_query(rng)),
+        ("full:text:raw", whole_query),
     ];
     for (level, query) in kinds {
         let world = world_of(level, archives, records).await;
         let (searcher, known) = (world.searcher(), &world.logs[0].records);
         let mut rng = StdRng::seed_from_u64(11);
         let queries = (0..count).map(|_| {
-            let (text, means) = query(&mut rng);
+            let (text, means) = query(&mut rng, known);
             let order = if rng.random_bool(0.5) { Order::Oldest } else { Order::Newest };
             (text, means, order)
         });
@@ -237,7 +250,7 @@ async fn queries_over_values_equal_brute_force() {
         let (all, hits) = (known.len(), wanted.iter().map(Vec::len).sum::<usize>());
         println!("{level}: {all} records in {archives} archives, {count} queries, {hits} hits");
         assert!(!long || all >= 1_000_000, "{all} records");
-        assert!(hits > count || level.ends_with("raw"), "{level}: {hits}");
+        assert!(hits > count / 3, "{level}: {hits}");
     }
 }
 
