@@ -5,6 +5,7 @@
 //! knows is an error: a misspelt limit must not be no limit.
 
 mod compaction;
+mod memory;
 mod scrub;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::wal::BrokerStart;
 use crate::wal::classify::{ARCHIVE_IDLE_DEFAULT, ROTATED_BYTES_MIN, Rules, SETTLE_DEFAULT};
 
 pub use compaction::{CompactionConfig, TopicPolicy, parse_bytes};
+pub use memory::memory_limit;
 pub use scrub::ScrubConfig;
 
 /// Where a daemon listens when nothing is said.

@@ -19,7 +19,7 @@ use crate::archive::ArchiveOptions;
 use crate::catalog::{Catalog, Snapshots, Watermarks};
 use crate::clock::{Clock, SystemClock};
 use crate::compact::{Background, Compactor};
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, memory_limit};
 use crate::fetch::{self, Fetcher};
 use crate::grpc;
 use crate::health::Health;
@@ -36,6 +36,9 @@ use crate::task::{Jitter, Pace, TaskError, TaskSet, Ticker};
 use crate::upkeep::{Scrub, ScrubOptions};
 use crate::wal::{WalDir, Watch};
 
+/// Fetches may hold this part of the memory that there is: caches, archiving and merging
+/// take the rest.
+const FETCHES_PART: u64 = 4;
 /// The writer's id of a command that commits nothing.
 const READER_ID: &str = "reader";
 
@@ -323,7 +326,9 @@ pub async fn serve(
     let _last = http_stop.clone().drop_guard();
     let (fetcher, searcher) = (rooms.fetcher.clone(), rooms.searcher.clone());
     let stop_grpc = grpc_stop.clone();
-    let server = grpc::serve(fetcher, searcher, watermarks, metrics, listeners.grpc, stop_grpc);
+    let room = memory_limit().map_or(grpc::FETCHES_BYTES_MAX, |all| all / FETCHES_PART);
+    let server =
+        grpc::serve(fetcher, searcher, watermarks, metrics, room, listeners.grpc, stop_grpc);
     let mut server = std::pin::pin!(server);
     // All addresses are bound: a caller that connects now is answered.
     health.serves();

@@ -9,8 +9,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+/// Wait after a failed accept, as when the process is out of file handles: it fails
+/// again at once until some are given back.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who may reach what is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

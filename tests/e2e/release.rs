@@ -406,7 +406,8 @@ async fn a_broker_follows_what_it_may_delete() {
     let (fetcher, metrics) = (rooms.fetcher.clone(), rooms.metrics.clone());
     let marks = Some(rooms.watermarks.clone());
     let searcher = rooms.searcher.clone();
-    let serving = grpc::serve(fetcher, searcher, marks, metrics, vec![bound], stop.clone());
+    let room = grpc::FETCHES_BYTES_MAX;
+    let serving = grpc::serve(fetcher, searcher, marks, metrics, room, vec![bound], stop.clone());
     let server = tokio::spawn(serving);
 
     let client = Arc::new(ArchiveClient::connect_lazy(&endpoint).unwrap());

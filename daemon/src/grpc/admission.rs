@@ -5,16 +5,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
+use super::FETCHES_BYTES_MAX;
 use crate::fetch::FetchRequest;
 
 const MIB: u64 = 1 << 20;
-/// Memory of all fetches together, in MiB: 1 GiB is 29 readers that are slow and
-/// read without a limit, or some 340 broker fetches of 1 MiB.
-const FETCHES_MIB: usize = 1 << 10;
 /// Most memory of one fetch, in MiB: two windows of 16 MiB inflated, and what waits
 /// to be sent.
 const FETCH_MIB_MAX: u64 = 35;
@@ -34,17 +32,37 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// Room for fetches. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Admission {
+    /// One permit for each MiB.
     room: Arc<Semaphore>,
+    freed: Arc<Notify>,
+    mib: u32,
 }
 
-impl Default for Admission {
-    fn default() -> Self {
-        Self { room: Arc::new(Semaphore::new(FETCHES_MIB)) }
+/// Room that a fetch has, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// Only until it is dropped.
+    permit: Option<OwnedSemaphorePermit>,
+    freed: Arc<Notify>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.freed.notify_waiters();
     }
 }
 
 impl Admission {
-    /// Room for `request`, given back when dropped. `metadata` is the call's.
+    /// Room for `bytes`, and for the largest fetch.
+    pub(super) fn new(bytes: u64) -> Self {
+        let mib = (bytes.min(FETCHES_BYTES_MAX) / MIB).max(FETCH_MIB_MAX) as u32;
+        Self { room: Arc::new(Semaphore::new(mib as usize)), freed: Arc::default(), mib }
+    }
+
+    /// Room for `request`; `metadata` is the call's. Whoever finds room takes it: were
+    /// it kept for the one who waits longest, a few that read without a limit would
+    /// keep all others waiting.
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED` when there is none in time.
@@ -52,12 +70,21 @@ impl Admission {
         &self,
         request: &FetchRequest,
         metadata: &MetadataMap,
-    ) -> Result<OwnedSemaphorePermit, Status> {
-        let room = Arc::clone(&self.room).acquire_many_owned(cost(request));
-        match tokio::time::timeout(wait(metadata), room).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(full()),
-        }
+    ) -> Result<Room, Status> {
+        let cost = cost(request);
+        let room = async {
+            loop {
+                let mut freed = std::pin::pin!(self.freed.notified());
+                // Before the look: what is given back behind it is heard.
+                freed.as_mut().enable();
+                if let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(cost) {
+                    return Room { permit: Some(permit), freed: Arc::clone(&self.freed) };
+                }
+                freed.await;
+            }
+        };
+        let room = tokio::time::timeout(wait(metadata), room).await;
+        room.map_err(|_| full(self.mib))
     }
 }
 
@@ -69,13 +96,13 @@ fn cost(request: &FetchRequest) -> u32 {
     mib as u32
 }
 
-fn full() -> Status {
+fn full(mib: u32) -> Status {
     let mut metadata = MetadataMap::new();
     metadata.insert(PUSHBACK, MetadataValue::from(RETRY_AFTER_MS));
     Status::with_metadata(
         Code::ResourceExhausted,
         format!(
-            "the fetches under way take {FETCHES_MIB} MiB, the most of this daemon; ask again \
+            "the fetches under way take {mib} MiB, the most of this daemon; ask again \
              in {RETRY_AFTER_MS} ms, or for fewer bytes"
         ),
         metadata,
@@ -107,16 +134,11 @@ fn timeout(metadata: &MetadataMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fetch::{Caller, Isolation, Overlaps, PartitionRequest};
+    use crate::record::{TopicName, TopicPartition};
 
-    fn request(max_bytes: u64) -> FetchRequest {
-        FetchRequest { partitions: Vec::new(), max_bytes }
-    }
-
-    #[test]
-    fn a_fetch_costs_what_it_asks_for_up_to_what_it_can_hold() {
-        use crate::fetch::{Caller, Isolation, Overlaps, PartitionRequest};
-        use crate::record::{TopicName, TopicPartition};
-        let partition = |max_bytes| PartitionRequest {
+    fn partition(max_bytes: u64) -> PartitionRequest {
+        PartitionRequest {
             tp: TopicPartition::new(TopicName::new("t").unwrap(), 0).unwrap(),
             incarnation: None,
             offset: 0,
@@ -127,7 +149,15 @@ mod tests {
             overlaps: Overlaps::Served,
             selection: None,
             caller: Caller::default(),
-        };
+        }
+    }
+
+    fn request(max_bytes: u64) -> FetchRequest {
+        FetchRequest { partitions: vec![partition(max_bytes)], max_bytes: u64::MAX }
+    }
+
+    #[test]
+    fn a_fetch_costs_what_it_asks_for_up_to_what_it_can_hold() {
         let costs = |parts: &[u64], max_bytes| {
             let partitions = parts.iter().map(|&part| partition(part)).collect();
             cost(&FetchRequest { partitions, max_bytes })
@@ -139,9 +169,21 @@ mod tests {
         assert_eq!(costs(&[u64::MAX], u64::MAX), FETCH_MIB_MAX as u32);
     }
 
+    fn admission(mib: u32) -> Admission {
+        Admission { room: Arc::new(Semaphore::new(mib as usize)), ..Admission::new(0) }
+    }
+
+    #[test]
+    fn there_is_room_for_what_was_given_and_for_the_largest_fetch() {
+        let room = |bytes| Admission::new(bytes).room.available_permits() as u64;
+        assert_eq!(room(u64::MAX), FETCHES_BYTES_MAX / MIB);
+        assert_eq!(room(128 * MIB), 128);
+        assert_eq!(room(0), FETCH_MIB_MAX);
+    }
+
     #[tokio::test]
     async fn what_does_not_fit_is_refused_with_the_time_to_come_back() {
-        let admission = Admission { room: Arc::new(Semaphore::new(5)) };
+        let admission = admission(5);
         let metadata = MetadataMap::new();
         let first = admission.admit(&request(0), &metadata).await.unwrap();
         let second = admission.admit(&request(0), &metadata).await.unwrap();
@@ -152,6 +194,21 @@ mod tests {
         let third = admission.admit(&request(0), &metadata).await;
         assert!(third.is_ok());
         drop((second, third));
+    }
+
+    #[tokio::test]
+    async fn a_large_fetch_that_waits_keeps_no_small_one_waiting() {
+        let admission = admission(FETCH_MIB_MAX as u32);
+        let metadata = MetadataMap::new();
+        let small = admission.admit(&request(0), &metadata).await.unwrap();
+        let large = request(u64::MAX);
+        let mut waits = std::pin::pin!(admission.admit(&large, &metadata));
+        assert!(futures::poll!(&mut waits).is_pending());
+        let other = admission.admit(&request(0), &metadata).await.unwrap();
+        drop(small);
+        assert!(futures::poll!(&mut waits).is_pending());
+        drop(other);
+        assert!(waits.await.is_ok(), "it heard of the room");
     }
 
     #[test]

@@ -60,10 +60,10 @@ impl ArchiveService {
         searcher: Searcher,
         watermarks: Option<Watermarks>,
         metrics: Metrics,
+        admission: Admission,
         closing: CancellationToken,
     ) -> Self {
         let log_starts = LogStarts::new(Arc::clone(fetcher.catalog()));
-        let admission = Admission::default();
         Self { fetcher, searcher, watermarks, metrics, admission, log_starts, closing }
     }
 

@@ -13,8 +13,10 @@ mod report;
 mod search;
 mod watch;
 
+use std::io;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
 use tierd_proto::v1::archive_server::ArchiveServer;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
@@ -23,9 +25,10 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use self::admission::Admission;
 use crate::catalog::Watermarks;
 use crate::fetch::Fetcher;
-use crate::listen::Bound;
+use crate::listen::{ACCEPT_PAUSE, Bound};
 use crate::metrics::Metrics;
 use crate::search::Searcher;
 
@@ -35,6 +38,9 @@ const REQUEST_BYTES_MAX: usize = 512 << 10;
 const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// Connections that are silent this long are asked whether they still live.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Memory that all fetches may hold together where there is plenty, in bytes: 29 readers
+/// that are slow and read without a limit, or some 340 broker fetches of 1 MiB.
+pub const FETCHES_BYTES_MAX: u64 = 1 << 30;
 /// Streams that may still run after the listeners closed.
 pub const DRAIN_MAX: Duration = Duration::from_secs(30);
 
@@ -56,7 +62,9 @@ pub enum ServeError {
 
 /// Serves `fetcher` and `searcher` on `bound` until `stop` is cancelled, then lets
 /// streams drain for at most [`DRAIN_MAX`]. Health turns to `NOT_SERVING` first.
-/// `watermarks` are those of the indexer in this process, where there is one.
+/// `watermarks` are those of the indexer in this process, where there is one. Fetches
+/// may hold `fetches_bytes` of memory together, [`FETCHES_BYTES_MAX`] at most; where that
+/// is less than the largest fetch may take, one runs at a time.
 ///
 /// # Errors
 /// When a listener fails. All listeners stop together.
@@ -65,14 +73,17 @@ pub async fn serve(
     searcher: Searcher,
     watermarks: Option<Watermarks>,
     metrics: Metrics,
+    fetches_bytes: u64,
     bound: Vec<Bound>,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let (mut health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ArchiveServer<archive::ArchiveService>>().await;
     let closing = CancellationToken::new();
+    let admission = Admission::new(fetches_bytes);
+    let closes = closing.clone();
     let service =
-        archive::ArchiveService::new(fetcher, searcher, watermarks, metrics, closing.clone());
+        archive::ArchiveService::new(fetcher, searcher, watermarks, metrics, admission, closes);
     let service = ArchiveServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
     // grpcurl 1.8.6 knows only v1alpha, buf and newer grpcurl ask for v1.
     let descriptors = || {
@@ -113,6 +124,23 @@ async fn turn_away(health: &mut HealthReporter, service: &str) {
     health.set_service_status(service, ServingStatus::NotServing).await;
 }
 
+/// The connections of `incoming`, with a pause behind each that could not be accepted,
+/// which the server asks for again at once.
+fn paused<S>(
+    incoming: impl Stream<Item = io::Result<S>>,
+    address: &str,
+    stop: &CancellationToken,
+) -> impl Stream<Item = io::Result<S>> {
+    incoming.then(move |accepted| async move {
+        if let Err(error) = &accepted {
+            tracing::warn!(%error, address, "cannot accept a gRPC connection");
+            // Over when the pause is, or when told to stop.
+            let _ = tokio::time::timeout(ACCEPT_PAUSE, stop.cancelled()).await;
+        }
+        accepted
+    })
+}
+
 async fn serve_one(
     bound: Bound,
     routes: Routes,
@@ -123,16 +151,18 @@ async fn serve_one(
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .add_routes(routes);
-    let stopped = stop.cancelled_owned();
+    let stopped = stop.clone().cancelled_owned();
     let ended = match bound {
         Bound::Tcp(listener, _) => {
             let incoming =
                 tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-            server.serve_with_incoming_shutdown(incoming, stopped).await
+            server.serve_with_incoming_shutdown(paused(incoming, &address, &stop), stopped).await
         }
         Bound::Unix(listener, path) => {
             let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
-            let ended = server.serve_with_incoming_shutdown(incoming, stopped).await;
+            let ended = server
+                .serve_with_incoming_shutdown(paused(incoming, &address, &stop), stopped)
+                .await;
             drop(path);
             ended
         }

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::health::{Health, Phase};
-use crate::listen::Bound;
+use crate::listen::{ACCEPT_PAUSE, Bound};
 use crate::metrics::{self, Metrics};
 
 /// Connections at once: a kubelet's three probes, a few scrapers, a person.
@@ -40,8 +40,6 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Longest wait for a request's head, also on a connection that is kept open:
 /// longer than the usual 10 s between probes, so that they may share one.
 const HEAD_WAIT_MAX: Duration = Duration::from_secs(20);
-/// Wait after a failed accept, as when the process is out of file handles.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Answers that may still be written after the listener closed.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 

@@ -63,6 +63,7 @@ impl Served {
                 searcher,
                 Some(watermarks),
                 metrics,
+                grpc::FETCHES_BYTES_MAX,
                 vec![bound],
                 stop,
             ));
