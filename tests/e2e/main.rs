@@ -12,6 +12,7 @@ mod collect;
 mod complaints;
 mod corruption;
 mod durability;
+mod environment;
 mod hostile;
 mod kills;
 mod large;

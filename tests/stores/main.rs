@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a failed test should panic")]
 #![allow(clippy::disallowed_methods, reason = "real servers keep real time")]
 
+mod crash;
 mod job;
 mod outage;
 mod servers;

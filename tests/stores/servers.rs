@@ -29,12 +29,18 @@ pub fn peers(what: &str) -> Option<PathBuf> {
     folder
 }
 
+/// A process, and how to start it again.
+struct Program {
+    command: Command,
+    child: Child,
+}
+
 /// A store's server, and how to reach it.
 pub struct Server {
     scheme: &'static str,
     pub environment: Vec<(String, String)>,
-    children: Vec<Child>,
-    _folder: tempfile::TempDir,
+    children: Vec<Program>,
+    folder: tempfile::TempDir,
 }
 
 impl Server {
@@ -59,7 +65,8 @@ impl Server {
         let [port] = free_ports();
         let shim = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/gcs_shim.py");
         let mut python = Command::new(peers.join("bin/python"));
-        let shim = start(python.arg(shim).args([port, backend].map(|port| port.to_string())));
+        python.arg(shim).args([port, backend].map(|port| port.to_string()));
+        let shim = start(python);
         let environment = [
             ("GOOGLE_BASE_URL", format!("http://127.0.0.1:{port}")),
             ("GOOGLE_SERVICE_ACCOUNT_KEY", NOBODY.to_owned()),
@@ -76,14 +83,14 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let [port] = free_ports();
         let program = peers.join("node/node_modules/.bin/azurite-blob");
-        let azurite = start(
-            Command::new(program)
-                .args(["--silent", "--skipApiVersionCheck", "--disableTelemetry"])
-                .args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()])
-                .arg("--location")
-                .arg(folder.path())
-                .env("AZURITE_ACCOUNTS", format!("{account}:{key}")),
-        );
+        let mut azurite = Command::new(program);
+        azurite
+            .args(["--silent", "--skipApiVersionCheck", "--disableTelemetry"])
+            .args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()])
+            .arg("--location")
+            .arg(folder.path())
+            .env("AZURITE_ACCOUNTS", format!("{account}:{key}"));
+        let azurite = start(azurite);
         let environment = [
             ("AZURE_STORAGE_ACCOUNT_NAME", account.to_owned()),
             ("AZURE_STORAGE_ACCOUNT_KEY", key),
@@ -101,6 +108,12 @@ impl Server {
             }
             Err(String::from_utf8_lossy(&made.stderr).into_owned())
         });
+        // It writes to its disk every five seconds, and has nothing from before when killed.
+        let known = guard.folder.path().join("__azurite_db_blob__.json");
+        until("azurite remembers the container", || {
+            let known = std::fs::read_to_string(&known).unwrap_or_default();
+            known.contains(BUCKET).then_some(()).ok_or(known)
+        });
         guard.ready();
         guard
     }
@@ -109,12 +122,12 @@ impl Server {
     pub fn s3rver(peers: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let [port] = free_ports();
-        let server = start(
-            Command::new(peers.join("node/node_modules/.bin/s3rver"))
-                .args(["--silent", "-a", "127.0.0.1", "-p", &port.to_string()])
-                .args(["--configure-bucket", BUCKET, "-d"])
-                .arg(folder.path()),
-        );
+        let mut server = Command::new(peers.join("node/node_modules/.bin/s3rver"));
+        server
+            .args(["--silent", "-a", "127.0.0.1", "-p", &port.to_string()])
+            .args(["--configure-bucket", BUCKET, "-d"])
+            .arg(folder.path());
+        let server = start(server);
         let environment = [
             ("AWS_ACCESS_KEY_ID", "S3RVER".to_owned()),
             ("AWS_SECRET_ACCESS_KEY", "S3RVER".to_owned()),
@@ -127,17 +140,17 @@ impl Server {
     fn made<const N: usize>(
         scheme: &'static str,
         environment: [(&str, String); N],
-        children: Vec<Child>,
+        children: Vec<Program>,
         folder: tempfile::TempDir,
     ) -> Self {
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
-        Self { scheme, environment, children, _folder: folder }
+        Self { scheme, environment, children, folder }
     }
 
     fn started<const N: usize>(
         scheme: &'static str,
         environment: [(&str, String); N],
-        children: Vec<Child>,
+        children: Vec<Program>,
         folder: tempfile::TempDir,
     ) -> Self {
         let server = Self::made(scheme, environment, children, folder);
@@ -178,14 +191,27 @@ impl Server {
 
     /// Sends a signal to the store's own process.
     pub fn signal(&self, name: &str) {
-        let id = self.children[0].id().to_string();
+        let id = self.children[0].child.id().to_string();
         assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    }
+
+    /// SIGKILL to the store's own process.
+    pub fn crash(&mut self) {
+        self.children[0].child.kill().unwrap();
+        self.children[0].child.wait().unwrap();
+    }
+
+    /// Starts the store's own process again, on the data that it left.
+    pub fn revive(&mut self) {
+        let Program { command, child } = &mut self.children[0];
+        *child = command.spawn().unwrap();
+        self.ready();
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        for child in &mut self.children {
+        for Program { child, .. } in &mut self.children {
             // It may have ended by itself; either way it is reaped.
             let _ = child.kill();
             let _ = child.wait();
@@ -199,7 +225,7 @@ pub fn names() -> (ClusterName, WriterId) {
 }
 
 /// SeaweedFS as one process, and its S3 port. Without a key it takes anybody.
-fn weed(peers: &Path, folder: &Path, key: Option<(&str, &str)>) -> (Child, u16) {
+fn weed(peers: &Path, folder: &Path, key: Option<(&str, &str)>) -> (Program, u16) {
     const PORTS: [&str; 12] = [
         "s3.port",
         "s3.port.grpc",
@@ -227,12 +253,13 @@ fn weed(peers: &Path, folder: &Path, key: Option<(&str, &str)>) -> (Child, u16) 
     if let Some((id, secret)) = key {
         weed.env("AWS_ACCESS_KEY_ID", id).env("AWS_SECRET_ACCESS_KEY", secret);
     }
-    (start(&mut weed), ports[0])
+    (start(weed), ports[0])
 }
 
-fn start(command: &mut Command) -> Child {
-    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+fn start(mut command: Command) -> Program {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    Program { command, child }
 }
 
 /// Ports that nobody listens on now, all different.
