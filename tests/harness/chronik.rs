@@ -10,7 +10,9 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, Bytes};
 use tierd::record::{BatchHeader, CanonicalRecord, CanonicalRecordEntry, Header};
 
-pub use writer::{Place, Template, WalWriter, damage, sample_batch};
+pub use writer::{
+    Place, Template, WalWriter, damage, noise_batch, sample_batch, transactional_batch,
+};
 
 /// What surrounds a payload: which versions of the broker write it so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use tierd::catalog::{BLOCK, Edit, Snapshot};
 use tierd::record::{CanonicalRecord, Codec};
 use tierd::store::{ObjectKey, PartitionKey, Store};
 use tierd_tests::bucket::{Bucket, Kill, Lived};
-use tierd_tests::chronik::sample_batch;
+use tierd_tests::chronik::{noise_batch, sample_batch, transactional_batch};
 use tierd_tests::world::{Size, World, catalog, tp};
 
 use super::site::Site;
@@ -108,7 +108,7 @@ impl Work {
                 made(site, &["run", "--once", "--offline", "--reclaim"])
             }
             Self::Large => {
-                let noise: Vec<_> = (0..9).map(|n| noise(n, LARGE_BYTES / 9)).collect();
+                let noise: Vec<_> = (0..9).map(noise).collect();
                 site.segment("large", 0, 0, &noise);
                 made(site, archive)
             }
@@ -305,28 +305,12 @@ fn batch(base: i64) -> Bytes {
     sample_batch(base, 10, 20, Codec::None).unwrap()
 }
 
-fn decoded(base: i64) -> CanonicalRecord {
-    CanonicalRecord::from_wire(sample_batch(base, 1, 1, Codec::None).unwrap()).unwrap()
+fn noise(base: i64) -> Bytes {
+    noise_batch(base, LARGE_BYTES / 9).unwrap()
 }
 
-/// One record that does not compress.
-fn noise(base: i64, bytes: usize) -> Bytes {
-    let sample = decoded(base);
-    let mut entries = sample.decode().unwrap();
-    let mut value = vec![0; bytes];
-    blake3::Hasher::new().update(&base.to_le_bytes()).finalize_xof().fill(&mut value);
-    entries[0].value = Some(value.into());
-    CanonicalRecord::from_entries(*sample.header(), entries).unwrap().to_kafka_batch().unwrap()
-}
-
-/// The first batch of a transaction of producer `base`.
 fn transactional(base: i64) -> Bytes {
-    let sample = decoded(base);
-    let mut header = *sample.header();
-    header.attributes |= 0x10;
-    (header.producer_id, header.producer_epoch, header.base_sequence) = (base, 0, 0);
-    let entries = sample.decode().unwrap();
-    CanonicalRecord::from_entries(header, entries).unwrap().to_kafka_batch().unwrap()
+    transactional_batch(base).unwrap()
 }
 
 /// Six archives of each of three partitions, and no WAL any more.

@@ -14,11 +14,11 @@ use tierd::config::Config;
 use tierd::indexer::{Indexer, LiveIndexer};
 use tierd::metrics::Metrics;
 use tierd::read::{ArchiveReader, ReadOptions};
-use tierd::record::{CanonicalRecord, Codec, TopicName, TopicPartition};
+use tierd::record::{Codec, TopicName, TopicPartition};
 use tierd::store::{ObjectKey, PartitionKey, Store};
 use tierd::wal::{WalDir, WalFormat};
 use tierd_tests::audit::audit;
-use tierd_tests::chronik::{WalWriter, sample_batch};
+use tierd_tests::chronik::{WalWriter, noise_batch, sample_batch, transactional_batch};
 use tierd_tests::counting::{CountingStore, Op};
 
 /// More archives than a root holds without a page.
@@ -71,7 +71,7 @@ impl Work {
         match self {
             Self::First => vec![batch(0), batch(10)],
             Self::Growth => (2..8).map(|n| batch(10 * n)).collect(),
-            Self::Large => (0..9).map(|n| large(n, LARGE_BYTES / 9)).collect(),
+            Self::Large => (0..9).map(large).collect(),
             Self::Pages => (0..ENTRIES).map(|n| batch(10 * n)).collect(),
             Self::Transactions => (0..TRANSACTIONS).map(transactional).collect(),
             Self::Void => Vec::new(),
@@ -94,26 +94,12 @@ fn batch(base: i64) -> Bytes {
     sample_batch(base, 10, 20, Codec::None).unwrap()
 }
 
-/// One record that does not compress.
-fn large(base: i64, bytes: usize) -> Bytes {
-    let sample =
-        CanonicalRecord::from_wire(sample_batch(base, 1, 1, Codec::None).unwrap()).unwrap();
-    let mut entries = sample.decode().unwrap();
-    let mut value = vec![0; bytes];
-    blake3::Hasher::new().update(&base.to_le_bytes()).finalize_xof().fill(&mut value);
-    entries[0].value = Some(value.into());
-    CanonicalRecord::from_entries(*sample.header(), entries).unwrap().to_kafka_batch().unwrap()
+fn large(base: i64) -> Bytes {
+    noise_batch(base, LARGE_BYTES / 9).unwrap()
 }
 
-/// The first batch of a transaction of producer `base`.
 fn transactional(base: i64) -> Bytes {
-    let sample =
-        CanonicalRecord::from_wire(sample_batch(base, 1, 1, Codec::None).unwrap()).unwrap();
-    let mut header = *sample.header();
-    header.attributes |= 0x10;
-    (header.producer_id, header.producer_epoch, header.base_sequence) = (base, 0, 0);
-    let entries = sample.decode().unwrap();
-    CanonicalRecord::from_entries(header, entries).unwrap().to_kafka_batch().unwrap()
+    transactional_batch(base).unwrap()
 }
 
 fn catalog(store: &Store, writer: &str) -> Catalog {

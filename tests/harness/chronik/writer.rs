@@ -242,3 +242,28 @@ pub fn sample_batch(base: i64, count: i32, value_len: usize, codec: Codec) -> Re
     };
     Ok(CanonicalRecord::from_entries(header, entries)?.to_kafka_batch()?)
 }
+
+/// A batch of one record at `base` that does not compress, of `bytes` bytes of value.
+///
+/// # Errors
+/// When it is larger than a batch may be.
+pub fn noise_batch(base: i64, bytes: usize) -> Result<Bytes> {
+    let sample = CanonicalRecord::from_wire(sample_batch(base, 1, 1, Codec::None)?)?;
+    let mut entries = sample.decode()?;
+    let mut value = vec![0; bytes];
+    blake3::Hasher::new().update(&base.to_le_bytes()).finalize_xof().fill(&mut value);
+    entries[0].value = Some(value.into());
+    Ok(CanonicalRecord::from_entries(*sample.header(), entries)?.to_kafka_batch()?)
+}
+
+/// The first batch of a transaction of producer `base`: one record, at `base`.
+///
+/// # Errors
+/// As [`sample_batch`].
+pub fn transactional_batch(base: i64) -> Result<Bytes> {
+    let sample = CanonicalRecord::from_wire(sample_batch(base, 1, 1, Codec::None)?)?;
+    let mut header = *sample.header();
+    header.attributes |= 0x10;
+    (header.producer_id, header.producer_epoch, header.base_sequence) = (base, 0, 0);
+    Ok(CanonicalRecord::from_entries(header, sample.decode()?)?.to_kafka_batch()?)
+}
